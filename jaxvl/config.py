@@ -1,0 +1,198 @@
+"""Configs as data: a tree of plain values with stages, an argument grammar and strict overrides.
+
+A config file returns `build(base, arg, ablations=..., scales=...)`, so that
+`--config=configs/x.py:vqa,ablation=no_hyper,scale=tiny` reads: stages to run, then `key=value` choices.
+Later layers win: base <- variant <- ablation <- scale. Every path must exist already.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+Values = Mapping[str, Any]  # dotted path -> new value
+
+
+class ConfigError(ValueError):
+    """A config, its argument or an override names something that does not exist."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for an unknown `name`, with the closest known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(names)}"
+    return ConfigError(f"unknown {kind} {name!r}: {hint}")
+
+
+def base(**sections: Any) -> ConfigDict:
+    """A config with the given top-level keys over the defaults that every system shares."""
+    shared: dict[str, Any] = dict(
+        name="",
+        seed=0,
+        scale="small",
+        run=(),
+        sharding=dict(mesh=dict(data=-1, model=1), rules="dp"),
+        precision=dict(compute="float32", remat=None, layers="auto"),
+        loader=dict(workers=0, prefetch=4),
+        checkpoint=dict(every_seconds=300.0, every_steps=None, keep=2),
+        log=dict(every_steps=20, tensorboard="on"),
+    )
+    return ConfigDict({**shared, **sections}, type_safe=False)
+
+
+def parse_arg(arg: str | None, *, stages: Iterable[str], keys: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Parse `"vqa,ablation=a+b,scale=tiny"` into `{"stages": [...], "ablation": "a+b", "scale": "tiny"}`.
+
+    Args:
+      arg: what stands after the colon of `--config=file.py:arg`; may be empty.
+      stages: names that may stand alone.
+      keys: allowed `key=value` keys with their allowed values.
+
+    Raises:
+      ConfigError: an unknown stage, key or value; the message suggests the closest.
+    """
+    out: dict[str, Any] = {"stages": []}
+    stages = list(stages)
+    for item in split_items(arg or ""):
+        key, sep, value = item.partition("=")
+        if not sep:
+            if item not in stages:
+                raise unknown("stage", item, [*stages, *(f"{k}=" for k in keys)])
+            out["stages"].append(item)
+            continue
+        if key not in keys:
+            raise unknown("config argument", key, keys)
+        for part in value.split("+"):
+            if part not in keys[key]:
+                raise unknown(f"{key}", part, keys[key])
+        out[key] = value
+    return out
+
+
+def split_items(arg: str) -> list[str]:
+    """Split at commas, except that `layers=1,3` keeps the digits after its comma."""
+    items: list[str] = []
+    for piece in filter(None, (p.strip() for p in arg.split(","))):
+        if items and piece[0].isdigit():
+            items[-1] += "," + piece
+        else:
+            items.append(piece)
+    return items
+
+
+def override(config: ConfigDict, values: Values) -> ConfigDict:
+    """Set dotted paths in place and return `config`.
+
+    Raises:
+      ConfigError: a path does not exist; names the closest key at that level.
+    """
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        node: Any = config
+        for depth, name in enumerate(parents):
+            if not isinstance(node, ConfigDict) or name not in node:
+                known = node.keys() if isinstance(node, ConfigDict) else ()
+                raise unknown(f"config key at {'.'.join(parents[:depth]) or 'top level'}:", name, known)
+            node = node[name]
+        if not isinstance(node, ConfigDict) or leaf not in node:
+            known = node.keys() if isinstance(node, ConfigDict) else ()
+            raise unknown(f"config key in {'.'.join(parents) or 'top level'}:", leaf, known)
+        with node.ignore_type():
+            node[leaf] = ConfigDict(value, type_safe=False) if isinstance(value, Mapping) else value
+    return config
+
+
+def build(
+    config: ConfigDict,
+    arg: str | None,
+    *,
+    variants: Mapping[str, Values],
+    ablations: Mapping[str, Values],
+    scales: Mapping[str, Values],
+) -> ConfigDict:
+    """Apply the argument of a config file: the shared tail of every `get_config`.
+
+    Args:
+      config: from `base`; `config.stages` is ordered.
+      arg: text after the colon, e.g. `"vqa,ablation=no_hyper,scale=paper"`.
+      variants: `variant=` choices as dotted overrides.
+      ablations: `ablation=` choices, each a row of a table of the paper.
+      scales: `scale=` choices; `small` is the default.
+
+    Returns:
+      The config with `run` set to the stages asked for (all of them if none is named).
+    """
+    parsed = parse_arg(
+        arg,
+        stages=config.stages.keys(),
+        keys={"variant": variants, "ablation": ablations, "scale": scales},
+    )
+    layers: list[Values] = []
+    for key, table in (("variant", variants), ("ablation", ablations)):
+        layers += [table[name] for name in parsed.get(key, "").split("+") if name]
+    scale = parsed.get("scale", "small")
+    # The scale sets sizes below the ablation's choice, so that `no_hyper` stays off at any scale.
+    for values in ([scales[scale]] + layers) if layers else [scales[scale]]:
+        override(config, values)
+    config.scale = scale
+    config.run = tuple(parsed["stages"]) or tuple(config.stages.keys())
+    return config
+
+
+def to_dict(config: Any) -> Any:
+    """Plain dicts, lists and scalars, as JSON stores them."""
+    if isinstance(config, (ConfigDict, Mapping)):
+        return {k: to_dict(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(v) for v in config]
+    return config
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write the resolved config as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> ConfigDict:
+    """Read a config written by `save`.
+
+    Raises:
+      ConfigError: the file is missing or not JSON; names the file and the fix.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} not found: {path.parent} is not a workdir of jaxvl (train one with launch/main.py)"
+        )
+    try:
+        return ConfigDict(json.loads(path.read_text(encoding="utf-8")), type_safe=False)
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"{path}, line {e.lineno}: not valid JSON ({e.msg}); restore it or retrain") from e
+
+
+def make(
+    registry: Mapping[str, Callable[..., Any]], kind: str, section: Mapping[str, Any], **extra: Any
+) -> Any:
+    """`registry[section["name"]](**rest, **extra)`, with errors that name the section and the key."""
+    kwargs = {k: plain(v) for k, v in section.items()}
+    name = kwargs.pop("name", None)
+    if name not in registry:
+        raise unknown(kind, str(name), registry)
+    try:
+        return registry[name](**kwargs, **extra)
+    except TypeError as e:
+        raise ConfigError(f"{kind} {name!r}: {e}") from e
+
+
+def plain(value: Any) -> Any:
+    """`ConfigDict` -> dict and list -> tuple, recursively: what constructors take."""
+    if isinstance(value, (ConfigDict, Mapping)):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(v) for v in value)
+    return value

@@ -1,0 +1,249 @@
+"""The composition root: config -> stages -> train, evaluate, report.
+
+Stages run in order in `workdir/<stage>/`. A finished stage is skipped, an unfinished one resumes from its last
+checkpoint, and a workdir that belongs to another config is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxvl import build
+from jaxvl import config as cfg
+from jaxvl.checkpoint import Checkpoints
+from jaxvl.interop import foreign_params
+from jaxvl.log import Log, Progress, table
+from jaxvl.models.layers import stack_layers, unstack_layers
+from jaxvl.models.transfer import adapt
+from jaxvl.sharding import Partition
+from jaxvl.train import Evaluation, Trainer, TrainState, bind
+from jaxvl.types import PyTree
+
+FREE = (
+    "run",
+    "log",
+    "loader",
+    "checkpoint",
+    "sharding",
+    "report",
+)  # may differ between two runs of a workdir
+RESULT = "result.json"
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Run the stages of `config.run` in `workdir`; finished ones are only reported.
+
+    Returns:
+      `{stage: {"metric": value}}` of every finished stage of the workdir.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: bad input, before any work starts.
+      Preempted: SIGTERM; a checkpoint is on disk.
+    """
+    root = Path(workdir).expanduser()
+    enable_compilation_cache()
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    check_same_run(config, root)
+    partition = Partition.create(**cfg.plain(config.sharding))
+    tok = build.tokenizer(config, root)
+    waiting = [name for name in config.run if not (root / name / RESULT).exists()]
+    check_order(config, waiting, root)
+    stages = [build.stage(config, name, tok, root) for name in waiting]
+    if stages and jax.process_index() == 0:
+        root.mkdir(parents=True, exist_ok=True)
+        cfg.save(config, root / "config.json")
+        tok.save(root / "tokenizer.json")
+    for stage in stages:
+        run_stage(config, stage, partition, root)
+    results = read_results(config, root)
+    if jax.process_index() == 0:
+        report(config, results, root)
+    return results
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless JAX is told where already."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxvl" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def check_same_run(config: ConfigDict, root: Path) -> None:
+    """Refuse a workdir that was begun with another config; names the keys that differ."""
+    path = root / "config.json"
+    if not path.exists():
+        return
+    before, now = flat(cfg.to_dict(cfg.load(path))), flat(cfg.to_dict(config))
+    keys = sorted(
+        k for k in before.keys() | now.keys() if k.split(".")[0] not in FREE and before.get(k) != now.get(k)
+    )
+    if keys:
+        shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in keys[:5])
+        raise cfg.ConfigError(
+            f"{root} holds a run with another config ({shown}{' ...' if len(keys) > 5 else ''}). "
+            "Give another --workdir, or the same config to resume it."
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted paths of the leaves of nested dicts."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v
+        for name, sub in tree.items()
+        for k, v in flat(sub, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def check_order(config: ConfigDict, waiting: list[str], root: Path) -> None:
+    """Every stage to run must start from a stage that is finished, or runs before it, or from an existing path."""
+    for i, name in enumerate(waiting):
+        source = config.stages[name].init_from
+        if source is None or source in waiting[:i]:
+            continue
+        if source in config.stages:
+            if not (root / source / RESULT).exists():
+                raise cfg.ConfigError(
+                    f"stage {name!r} starts from stage {source!r}, which is not finished in {root}. Run that first "
+                    f"(--config=...:{source}), or set --config.stages.{name}.init_from to a params file, or to None."
+                )
+        elif not Path(source).exists():
+            raise FileNotFoundError(
+                f"config.stages.{name}.init_from={source!r} is neither a stage ({', '.join(config.stages)}) nor a file"
+            )
+
+
+def run_stage(config: ConfigDict, stage: build.Stage, partition: Partition, root: Path) -> None:
+    """Train one stage to its end, evaluate, write `result.json`."""
+    folder = root / stage.name
+    started = time.monotonic()
+    trainer = Trainer(
+        stage.task,
+        build.optimizer(stage.config, stage.steps, stage.steps_per_epoch),
+        partition=partition,
+        seed=config.seed,
+        accumulate=stage.config.accumulate,
+        eval_batch_size=stage.config.eval.batch_size,
+    )
+    checkpoints = Checkpoints(
+        folder / "checkpoints", keep=config.checkpoint.keep, unstack=unstack_layers, stack=stack_layers
+    )
+    step = checkpoints.latest()
+    load = initial_params(stage, root) if step is None else None
+    state = trainer.init(build.first_batch(stage), load=load)
+    if step is not None:
+        state = checkpoints.restore(step, trainer.abstract)
+    log = Log(folder, append_from_step=step or 0)
+    try:
+        state = fit(config, stage, trainer, state, checkpoints, log)
+        metrics = evaluate(stage, trainer, state)
+        log.write_scalars(stage.steps, metrics)
+        log.plot()
+    finally:
+        checkpoints.close()
+        log.close()
+    if jax.process_index() == 0:
+        if stage.answers is not None:
+            build.write_json(folder / "answers.json", stage.answers)
+        seconds = round(time.monotonic() - started, 1)
+        build.write_json(folder / RESULT, {"steps": stage.steps, "seconds": seconds, "metrics": metrics})
+
+
+def fit(
+    config: ConfigDict,
+    stage: build.Stage,
+    trainer: Trainer,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    log: Log,
+) -> TrainState:
+    """`Trainer.fit` with the stage's loader, display and evaluation."""
+    loader = build.loader(config, stage)
+    every = stage.config.eval.every_epochs
+    evaluation = None
+    if every:
+        evaluation = Evaluation(
+            lambda s: evaluate(stage, trainer, s), every=int(every * stage.steps_per_epoch)
+        )
+    with Progress(stage.name, total=stage.steps, start=int(state.step)) as progress:
+        return trainer.fit(
+            state,
+            loader,
+            steps=stage.steps,
+            log=log,
+            progress=progress,
+            checkpoints=checkpoints,
+            meta={"stage": stage.name, "seed": config.seed, "steps_per_epoch": stage.steps_per_epoch},
+            log_every=config.log.every_steps,
+            save_every_steps=config.checkpoint.every_steps,
+            save_every_seconds=config.checkpoint.every_seconds,
+            evaluation=evaluation,
+        )
+
+
+def evaluate(stage: build.Stage, trainer: Trainer, state: TrainState) -> dict[str, float]:
+    """All evaluators of a stage on its validation source; keys are `evaluator/metric`."""
+    if stage.val is None:
+        return {}
+    predict = bind(trainer, state.params)
+    scores = {name: evaluator(predict, stage.val) for name, evaluator in stage.evals.items()}
+    return {f"{name}/{key}": float(v) for name, group in scores.items() for key, v in group.items()}
+
+
+def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree] | None:
+    """How the stage's fresh parameters are replaced: by an earlier stage, a params file or foreign weights."""
+    source = stage.config.init_from
+    weights = {k: v for k, v in cfg.plain(stage.config.weights).items() if v is not None}
+    if source is None and not weights:
+        return None
+
+    def load(fresh: PyTree) -> PyTree:
+        params = unstack_layers(fresh)
+        if weights:
+            params, note = adapt(foreign_params(weights, params), params)
+            print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")
+        if source is not None:
+            params, note = adapt(stage_params(source, stage, root), params, renames=stage.task.renames)
+            print(f"{stage.name}: parameters from {source}\n{note}")
+        return stack_layers(params, fresh)
+
+    return load
+
+
+def stage_params(source: str, stage: build.Stage, root: Path) -> PyTree:
+    """Parameters of a finished stage of this workdir, or of a `.safetensors` file."""
+    if Path(source).suffix == ".safetensors":
+        return Checkpoints.params(Path(source))
+    return Checkpoints.last_params(root / source / "checkpoints")
+
+
+def read_results(config: ConfigDict, root: Path) -> dict[str, Any]:
+    """`{stage: metrics}` of the finished stages of the workdir."""
+    found = {name: root / name / RESULT for name in config.stages}
+    return {k: json.loads(p.read_text(encoding="utf-8"))["metrics"] for k, p in found.items() if p.exists()}
+
+
+def report(config: ConfigDict, results: Mapping[str, Mapping[str, float]], root: Path) -> None:
+    """Print the tables of `config.report` from the finished stages and write them to `report.md`."""
+    path = root / "report.md"
+    path.unlink(missing_ok=True)
+    for section in config.report.values():
+        rows = []
+        for label, stage, prefix in section.rows:
+            if stage in results:
+                values = [results[stage].get(prefix + column) for column in section.columns]
+                rows.append([label, *(f"{v:.2f}" if v is not None else "-" for v in values)])
+        if rows:
+            table(section.title, ["", *section.columns], rows, path=path)
+    print(f"report: {path}   curves: {', '.join(str(p) for p in sorted(root.glob('*/curves.png')))}")

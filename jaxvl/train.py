@@ -1,0 +1,434 @@
+"""The only gradient loop of the project: a pure `train_step`, and `Trainer` with `fit` and `predict`.
+
+A run is a function of (config, data, seed). The step never waits for the host: metrics are read two steps
+late, and so are the signals (stop, save) on which all processes agree because they travel in the batch.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+
+from jaxvl.checkpoint import Checkpoints
+from jaxvl.data.loader import Loader, evaluation_batches
+from jaxvl.log import Log, Progress
+from jaxvl.sharding import Partition
+from jaxvl.types import Array, Batch, Key, Metrics, PyTree, Rows, Source, Task
+
+LAG = 2  # steps in flight before the host reads the metrics of the oldest
+STOP, SAVE = 0, 1  # columns of batch["signals"]
+
+
+class Preempted(Exception):
+    """SIGTERM arrived; a checkpoint of `step` is on disk."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped by SIGTERM after a checkpoint at step {step}; the same command resumes")
+        self.step = step
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss term or the gradient is NaN or infinite."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes. `frozen` (a teacher) is sharded and passed in, never saved."""
+
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+    extra: PyTree
+    frozen: PyTree = None
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    *,
+    task: Task,
+    tx: optax.GradientTransformation,
+    accumulate: int,
+) -> tuple[TrainState, Metrics, Array]:
+    """One optimiser update; pure.
+
+    Args:
+      state: before the update.
+      batch: global batch `[B, ...]`, with `signals [B,2] i32` from the hosts.
+      key: the run's key; the step's randomness is `fold_in(key, step)`.
+      task: gives the loss; `prepare` and `finish` are called once per update.
+      tx: optimiser.
+      accumulate: number of micro-batches; must divide `B`.
+
+    Returns:
+      (new state, metrics as (sum, weight), signals `[2]` = maximum over hosts).
+    """
+    batch = dict(batch)
+    signals = batch.pop("signals").max(0)
+    rng = jax.random.fold_in(key, state.step)
+    extra = task.prepare(state.params, state.extra)
+    seen = extra if state.frozen is None else {**extra, "frozen": state.frozen}
+
+    def micro(rows: Batch, rng: Key) -> tuple[PyTree, PyTree, Metrics]:
+        grad_fn = jax.value_and_grad(task.loss, has_aux=True)
+        (_, (aux, metrics)), grads = grad_fn(state.params, seen, rows, rng)
+        return grads, aux, metrics
+
+    if accumulate == 1:
+        grads, aux, metrics = micro(batch, rng)
+    else:
+        grads, aux, metrics = accumulated(micro, batch, rng, accumulate)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = {**metrics, "grad_norm": (optax.global_norm(grads), jnp.ones(()))}
+    new = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        extra=task.finish(extra, aux),
+    )
+    return new, metrics, signals
+
+
+def accumulated(
+    micro: Callable[[Batch, Key], tuple[PyTree, PyTree, Metrics]], batch: Batch, rng: Key, n: int
+) -> tuple[PyTree, PyTree, Metrics]:
+    """Mean gradients, row-ordered aux and summed metrics of `n` micro-batches.
+
+    Micro-batch `k` takes rows `k::n`, so that a batch sharded in contiguous blocks stays evenly sharded.
+    """
+
+    def split(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
+
+    def join(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    rows = jax.tree.map(split, dict(batch))
+    first = jax.tree.map(lambda x: x[0], rows)
+    grads_like, _, metrics_like = jax.eval_shape(micro, first, rng)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads_like, metrics_like))
+
+    def body(carry: PyTree, item: PyTree) -> tuple[PyTree, PyTree]:
+        k, part = item
+        grads, aux, metrics = micro(part, jax.random.fold_in(rng, k))
+        return jax.tree.map(jnp.add, carry, (grads, metrics)), aux
+
+    (grads, metrics), aux = jax.lax.scan(body, zeros, (jnp.arange(n), rows))
+    return jax.tree.map(lambda g: g / n, grads), jax.tree.map(join, aux), metrics
+
+
+class Layers(Protocol):
+    """How a model's stacked layers are written one by one; see `models.layers`."""
+
+    def __call__(self, tree: PyTree, *args: Any) -> PyTree: ...
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What to score while training: `run(trainer, state)` every `every` steps."""
+
+    run: Callable[[TrainState], Mapping[str, float]]
+    every: int
+
+
+class Trainer:
+    """Holds the jitted programs of one task on one mesh; compiled once, however often they are called.
+
+    Attributes:
+      traces: how often each program was traced; tests assert 1.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tx: optax.GradientTransformation | None = None,
+        *,
+        partition: Partition,
+        seed: int = 0,
+        accumulate: int = 1,
+        eval_batch_size: int = 64,
+    ):
+        self.task, self.tx, self.partition = task, tx or optax.identity(), partition
+        self.key = jax.random.key(seed)
+        self.accumulate = accumulate
+        self.eval_batch_size = eval_batch_size
+        self.traces: collections.Counter[str] = collections.Counter()
+        self._predictors: dict[Any, Callable[..., Any]] = {}
+        self._step = None
+        self.abstract: TrainState | None = None
+
+    # ---- state ------------------------------------------------------------------------------------------
+
+    def init(
+        self,
+        example: Mapping[str, np.ndarray],
+        *,
+        load: Callable[[PyTree], PyTree] | None = None,
+        frozen: PyTree = None,
+    ) -> TrainState:
+        """A state born sharded.
+
+        Args:
+          example: one batch of numpy rows, for shapes only.
+          load: maps fresh params (host arrays, nested dict) to the params to start from.
+          frozen: a tree of arrays that the loss reads as `extra["frozen"]`.
+
+        Returns:
+          The state at step 0; `self.abstract` then describes it for restoring.
+        """
+        batch = {k: jnp.zeros(np.shape(v), np.asarray(v).dtype) for k, v in example.items()}
+        keys = jax.random.split(jax.random.fold_in(self.key, 2**31 - 1), 2)
+        boxed = jax.eval_shape(self.task.init, keys[0], batch)
+        extra = jax.eval_shape(self.task.start, boxed, keys[1])
+        opt = jax.eval_shape(self.tx.init, boxed)
+        shard = self.partition.state
+        with self.partition.context():
+            make = jax.jit(lambda k, b: nn.unbox(self.task.init(k, b)), out_shardings=shard(boxed))
+            params = make(keys[0], batch)
+            if load is not None:
+                params = jax.device_put(load(self.partition.fetch(params)), shard(boxed))
+            start = jax.jit(lambda p, k: nn.unbox(self.task.start(p, k)), out_shardings=shard(extra))
+            state = TrainState(
+                step=jax.device_put(jnp.zeros((), jnp.int32), self.partition.replicated()),
+                params=params,
+                opt_state=jax.jit(self.tx.init, out_shardings=shard(opt))(params),
+                extra=start(params, keys[1]),
+                frozen=frozen,
+            )
+        self.abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.replace(frozen=None)
+        )
+        return state
+
+    # ---- programs ---------------------------------------------------------------------------------------
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, Array]:
+        """The jitted `train_step`; donates `state`."""
+        if self._step is None:
+            shardings = jax.tree.map(lambda x: x.sharding, state)
+            rep = self.partition.replicated()
+
+            def counted(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics, Array]:
+                self.traces["step"] += 1
+                return train_step(state, batch, key, task=self.task, tx=self.tx, accumulate=self.accumulate)
+
+            self._step = jax.jit(
+                counted,
+                in_shardings=(shardings, self.partition.batch(), rep),
+                out_shardings=(shardings, rep, rep),
+                donate_argnums=0,
+            )
+        with self.partition.context():
+            return self._step(state, batch, self.key)
+
+    def predictor(self, name: str, params: PyTree, batch: Batch) -> Callable[..., Any]:
+        """The jitted predictor for batches with these keys, shapes and types."""
+        signature = (name, *sorted((k, v.shape, str(v.dtype)) for k, v in batch.items()))
+        if signature not in self._predictors:
+            fn = self.task.predictors[name]
+            rep = self.partition.replicated()
+
+            def counted(params: PyTree, batch: Batch, key: Key) -> Any:
+                self.traces[name] += 1
+                return fn(params, batch, key)
+
+            shardings = jax.tree.map(lambda x: x.sharding, params)
+            self._predictors[signature] = jax.jit(
+                counted, in_shardings=(shardings, self.partition.batch(), rep), out_shardings=rep
+            )
+        return self._predictors[signature]
+
+    # ---- loops ------------------------------------------------------------------------------------------
+
+    def predict(self, params: PyTree, name: str, source: Source) -> Rows:
+        """Row `i` of the answer is predictor `name` on `source[i]`; one compilation for any source size.
+
+        Raises:
+          KeyError: the task has no such predictor; lists those it has.
+        """
+        if name not in self.task.predictors:
+            raise KeyError(
+                f"{type(self.task).__name__} has no predictor {name!r}; it has {sorted(self.task.predictors)}"
+            )
+        if not len(source):
+            raise ValueError(f"predict({name!r}): the source is empty")
+        rows: list[Any] = []
+        flying: collections.deque[tuple[Any, np.ndarray]] = collections.deque()
+
+        def land() -> None:
+            out, mask = flying.popleft()
+            rows.append(jax.tree.map(lambda x: x[mask], self.partition.fetch(out)))
+
+        batches = evaluation_batches(source, self.eval_batch_size)
+        for i, host in enumerate(batches):
+            mask = np.asarray(host["mask"])
+            lo, hi = self.partition.rows(self.eval_batch_size)
+            batch = self.partition.place_batch({k: v[lo:hi] for k, v in host.items()})
+            with self.partition.context():
+                fn = self.predictor(name, params, batch)
+                flying.append((fn(params, batch, jax.random.fold_in(self.key, i)), mask))
+            if len(flying) > LAG:
+                land()
+        while flying:
+            land()
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
+
+    def fit(
+        self,
+        state: TrainState,
+        loader: Loader,
+        *,
+        steps: int,
+        log: Log,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        meta: Mapping[str, Any],
+        log_every: int = 20,
+        save_every_steps: int | None = None,
+        save_every_seconds: float | None = 300.0,
+        evaluation: Evaluation | None = None,
+    ) -> TrainState:
+        """Train from `state.step` to `steps`; ends with a checkpoint.
+
+        Args:
+          state: fresh or restored.
+          loader: gives the batches from any step on.
+          steps: optimiser updates in all.
+          log: takes scalars every `log_every` steps.
+          progress: the live display.
+          checkpoints: where to save; at `save_every_steps`, every `save_every_seconds`, on SIGTERM, at the end.
+          meta: JSON that goes into each checkpoint.
+          log_every: steps between log lines; their metrics are averages over these steps.
+          save_every_steps: None = not by count.
+          save_every_seconds: None = not by time.
+          evaluation: scores to log while training.
+
+        Raises:
+          Preempted: after SIGTERM and a checkpoint.
+          NonFiniteError: a loss is NaN or infinite; the state is not saved.
+        """
+        first = int(state.step)
+        meter = Meter(log, progress, log_every, steps, first, loader.batch_size)
+        clock, done = time.monotonic(), first
+
+        def save(step: int, wait: bool = False) -> None:
+            meter.drain(0)
+            checkpoints.save(step, state.replace(frozen=None), {**meta, "step": step}, wait=wait)
+
+        with Sigterm() as sigterm:
+            batches = timed(loader.batches(first, steps))
+            for done, (waited, host) in enumerate(batches, start=first + 1):
+                due = save_every_seconds is not None and time.monotonic() - clock > save_every_seconds
+                signals = np.broadcast_to(np.array([sigterm.is_set(), due], np.int32), (len(host["id"]), 2))
+                batch = self.partition.place_batch({**host, "signals": signals})
+                state, metrics, agreed = self.step(state, batch)
+                meter.push(done, host["id"], metrics, agreed, waited)
+                stop, by_time = meter.drain(LAG)
+                if stop:
+                    save(done, wait=True)
+                    raise Preempted(done)
+                if evaluation and done % evaluation.every == 0 and done < steps:
+                    meter.drain(0)
+                    log.write_scalars(done, dict(evaluation.run(state)))
+                if by_time or (save_every_steps and done % save_every_steps == 0 and done < steps):
+                    clock = time.monotonic()
+                    save(done)
+            if done > first or checkpoints.latest() != done:
+                save(done, wait=True)
+        return state
+
+
+class Meter:
+    """Reads metrics late, checks them, averages them over `every` steps, and times the loop."""
+
+    def __init__(self, log: Log, progress: Progress, every: int, steps: int, first: int, batch_size: int):
+        self.log, self.progress, self.every, self.steps = log, progress, every, steps
+        self.batch_size = batch_size
+        self.flying: collections.deque[tuple[int, np.ndarray, Metrics, Array, float]] = collections.deque()
+        self.totals: dict[str, np.ndarray] = {}
+        self.mark, self.marked, self.waited = time.monotonic(), first, 0.0
+
+    def push(self, step: int, ids: np.ndarray, metrics: Metrics, agreed: Array, waited: float) -> None:
+        self.flying.append((step, ids, metrics, agreed, waited))
+
+    def drain(self, keep: int) -> tuple[bool, bool]:
+        """Read all but the newest `keep` steps; (stop, save) as agreed by all processes in those read."""
+        stop = save = False
+        while len(self.flying) > keep:
+            step, ids, metrics, agreed, waited = self.flying.popleft()
+            values, flags = jax.device_get((metrics, agreed))
+            check_finite(step, values, ids)
+            for name, (total, weight) in values.items():
+                self.totals[name] = self.totals.get(name, np.zeros(2)) + np.array([total, weight], np.float64)
+            self.waited += waited
+            stop, save = stop or bool(flags[STOP]), save or bool(flags[SAVE])
+            if step % self.every == 0 or step == self.steps:
+                self.emit(step)
+        return stop, save
+
+    def emit(self, step: int) -> None:
+        now = time.monotonic()
+        elapsed, count = max(now - self.mark, 1e-9), step - self.marked
+        scalars = {k: float(t / w) if w else float("nan") for k, (t, w) in self.totals.items()}
+        timing = {
+            "examples_per_s": count * self.batch_size / elapsed,
+            "data_wait_share": self.waited / elapsed,
+        }
+        self.log.write_scalars(step, {**scalars, **timing})
+        self.progress.update(step, {**scalars, **timing})
+        self.totals, self.mark, self.marked, self.waited = {}, now, step, 0.0
+
+
+def check_finite(step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> None:
+    """Raise `NonFiniteError` naming the step, the terms and the examples if any metric is not finite."""
+    bad = [k for k, (total, _) in metrics.items() if not np.isfinite(total)]
+    if bad:
+        shown = ", ".join(map(str, ids[:32])) + (" ..." if len(ids) > 32 else "")
+        raise NonFiniteError(
+            f"step {step}: {', '.join(sorted(bad))} not finite; example ids of the batch: {shown}. "
+            "The last checkpoint is from before this step. Lower the learning rate or inspect these examples."
+        )
+
+
+def timed(batches: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+    """Each batch with the seconds that the loop waited for it."""
+    while True:
+        start = time.monotonic()
+        try:
+            item = next(batches)
+        except StopIteration:
+            return
+        yield time.monotonic() - start, item
+
+
+class Sigterm(threading.Event):
+    """An event that SIGTERM sets, while inside the context (main thread only)."""
+
+    def __enter__(self) -> Sigterm:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGTERM, lambda *_: self.set())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def bind(trainer: Trainer, params: PyTree) -> Callable[[str, Source], Rows]:
+    """`predict(name, source)` with these parameters: what evaluators and strategies receive."""
+    return functools.partial(trainer.predict, params)

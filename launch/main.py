@@ -1,0 +1,57 @@
+"""Train, evaluate and report what a config describes.
+
+    python launch/main.py --config=configs/hyper_albef.py --workdir=runs/demo
+    python launch/main.py --config=configs/hyper_albef.py:vqa,ablation=no_hyper,scale=tiny --workdir=runs/x
+
+Running the same command again resumes, or reports if everything is finished. Exit codes: 0 finished, 2 bad
+input, 42 stopped by SIGTERM after a checkpoint (restart the command).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, e.g. configs/hyper_albef.py[:arg].", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves, report.")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Call jax.distributed.initialize() (one process per host).")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster tells it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --coordinator.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"unexpected arguments {argv[1:]}; overrides look like --config.stages.vqa.epochs=2"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    if MULTIHOST.value or COORDINATOR.value:
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    from jaxvl.run import run
+    from jaxvl.train import Preempted
+
+    try:
+        run(CONFIG.value, WORKDIR.value)
+    except Preempted as e:
+        print(e, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(42) if MULTIHOST.value or COORDINATOR.value else sys.exit(42)
+    except (ValueError, FileNotFoundError, KeyError) as e:
+        if os.environ.get("JAXVL_TRACEBACK"):
+            raise
+        message = e.args[0] if isinstance(e, KeyError) and e.args else e
+        print(f"{type(e).__name__}: {message}\n(set JAXVL_TRACEBACK=1 for the traceback)", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,41 @@
+"""Answer questions about images with a trained run.
+
+    python launch/predict.py --workdir=runs/demo --image=photo.jpg --question="what colour is the circle?"
+
+Several `--image` and `--question` flags pair up one to one; one image takes any number of questions.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+IMAGE = flags.DEFINE_multi_string("image", None, "Image file; repeat for several.")
+QUESTION = flags.DEFINE_multi_string("question", None, "Question; repeat for several.")
+TOP_K = flags.DEFINE_integer("top_k", 5, "Answers to show for each question.", lower_bound=1)
+STAGE = flags.DEFINE_string("stage", None, "Stage to use; the default is the last finished one that answers.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    import jaxvl
+
+    try:
+        model = jaxvl.load(WORKDIR.value, stage=STAGE.value)
+        images = IMAGE.value * len(QUESTION.value) if len(IMAGE.value) == 1 else IMAGE.value
+        found = model.answer(images, QUESTION.value, top_k=TOP_K.value)
+    except (ValueError, OSError, KeyError) as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        sys.exit(2)
+    for image, question, answers in zip(images, QUESTION.value, found, strict=True):
+        print(f"{image}\n  {question}")
+        for a in answers:
+            print(f"    {a.probability:6.1%}  {a.text}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "image", "question"])
+    app.run(main)

@@ -1,0 +1,23 @@
+"""Eight CPU devices, no accelerator look-up, and one compilation cache for the whole suite."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with libtpu but no TPU must not wait for its lock
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+
+CACHE = Path(
+    os.environ.get("JAXVL_TEST_CACHE", Path(tempfile.gettempdir()) / f"jaxvl-test-cache-{os.getuid()}")
+)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

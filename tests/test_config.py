@@ -1,0 +1,77 @@
+"""The argument grammar, strict overrides, and errors that suggest what was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxvl import config as C
+
+
+def example() -> C.ConfigDict:
+    return C.base(
+        model=dict(width=8, hypergraph=dict(layers=(1, 2), grid=4)),
+        stages=dict(pretrain=dict(epochs=3), vqa=dict(epochs=2)),
+    )
+
+
+def build(arg: str | None) -> C.ConfigDict:
+    return C.build(
+        example(),
+        arg,
+        variants={"long": {"stages.vqa.epochs": 9}},
+        ablations={"no_hyper": {"model.hypergraph": None}, "layers=1,2": {"model.hypergraph.layers": (1, 2)}},
+        scales={"tiny": {"model.hypergraph.grid": 2}, "small": {}},
+    )
+
+
+def test_no_argument_is_the_whole_recipe_at_small():
+    config = build(None)
+    assert (config.scale, config.run) == ("small", ("pretrain", "vqa"))
+
+
+def test_stage_ablation_and_scale_combine_and_the_ablation_wins():
+    config = build("vqa,ablation=no_hyper,scale=tiny")
+    assert config.run == ("vqa",) and config.scale == "tiny" and config.model.hypergraph is None
+
+
+def test_ablation_names_may_hold_commas_and_be_added():
+    config = build("ablation=layers=1,2+no_hyper,variant=long")
+    assert config.model.hypergraph is None and config.stages.vqa.epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("arg", "said"),
+    [
+        ("vqaa", "unknown stage 'vqaa': did you mean 'vqa'"),
+        ("ablation=no_hypr", "unknown ablation 'no_hypr': did you mean 'no_hyper'"),
+        ("scal=tiny", "unknown config argument 'scal': did you mean 'scale'"),
+    ],
+)
+def test_mistyped_arguments_are_refused_with_a_suggestion(arg, said):
+    with pytest.raises(C.ConfigError, match=said):
+        build(arg)
+
+
+@pytest.mark.parametrize("path", ["stages.vqa.epoch", "stages.vqas.epochs", "model.hypergraph.layers.x"])
+def test_override_refuses_paths_that_do_not_exist(path):
+    with pytest.raises(C.ConfigError, match="unknown config key"):
+        C.override(example(), {path: 1})
+
+
+def test_config_survives_json(tmp_path):
+    config = build("scale=tiny")
+    C.save(config, tmp_path / "config.json")
+    assert C.to_dict(C.load(tmp_path / "config.json")) == C.to_dict(config)
+
+
+def test_broken_config_file_names_file_and_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": 1,\n oops}')
+    with pytest.raises(C.ConfigError, match=r"config\.json, line 2"):
+        C.load(tmp_path / "config.json")
+
+
+def test_make_names_section_and_key():
+    with pytest.raises(C.ConfigError, match="did you mean 'thing'"):
+        C.make({"thing": dict}, "model", {"name": "thin"})
+    with pytest.raises(C.ConfigError, match="model 'thing'.*widht"):
+        C.make({"thing": lambda *, width: width}, "model", {"name": "thing", "widht": 3})

@@ -6,6 +6,10 @@ Without an argument: the whole recipe at `scale=small` on the embedded world, on
 
 from __future__ import annotations
 
+import copy
+
+from jaxvl import config as C
+
 HYPERGRAPH = dict(
     layers=(1, 2, 3, 4, 5, 6), layout="cross", ffn_placement="after", mode="cluster_knn", grid=4, iters=3,
     init="grid", k_v=16, k_t=4, knn_quota="modality", knn_k=20, adjacent=1, scope="both", norm="hgnn",
@@ -27,7 +31,11 @@ def stages() -> dict:
             itc=dict(targets="own", group=None), itm=dict(negatives="hard", group=None),
             mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
         ),
-        train=dict(name="albef_captions", files=(), root=""), val=None,
+        train=dict(
+            name="albef_captions", images="data/albef",
+            files=tuple(f"data/albef/{f}.json" for f in ("coco", "vg", "cc3m_train", "sbu")),
+        ),
+        val=None,
         format=dict(name="caption", length=25),
         images=dict(augment="albef", scale=(0.2, 1.0)),
         answers=None,
@@ -44,10 +52,14 @@ def stages() -> dict:
             name="generate", momentum=dict(MOMENTUM), distill=dict(alpha=0.4, warmup_epochs=1),
             k_test=128, rank_score="albef", top_n=10,
         ),
-        train=dict(name="albef_vqa", files=(), vqa_root="", vg_root=""), val=None,
+        train=dict(
+            name="albef_vqa", vqa_root="data/coco", vg_root="data/vg",
+            files=tuple(f"data/albef/{f}.json" for f in ("vqa_train", "vqa_val", "vg_qa")),
+        ),
+        val=None,
         format=dict(name="vqa", length=40, answers=10, answer_length=8),
         images=dict(augment="albef", scale=(0.5, 1.0)),
-        answers=dict(file=None, top=None),
+        answers=dict(file="data/albef/answer_list.json", top=None),
         optim=dict(optim, schedule=dict(name="albef", lr=2e-5, warmup_lr=1e-5, min_lr=1e-6, warmup=4)),
         batch_size=256, accumulate=1, epochs=8, steps=None,
         eval=dict(every_epochs=None, batch_size=32),
@@ -82,3 +94,86 @@ REPORT = dict(
         ),
     ),
 )
+
+
+def everywhere(stages: tuple[str, ...], values: dict) -> dict:
+    """`values` under each of these stages."""
+    return {f"stages.{stage}.{path}": value for stage in stages for path, value in values.items()}
+
+
+PRETRAIN, VQA = ("pretrain",), ("vqa", "vqa_blind")
+
+
+def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
+    """The recipe on the embedded world: pictures of `size` pixels, `width` units, `examples` training pictures.
+
+    Pictures are not augmented: captions and questions name sides and colours.
+    """
+    world = dict(image_size=size, objects=(1, 3))
+    asking = dict(world, name="scenes_vqa", hard=0.15)
+    optim = dict(schedule=dict(name="cosine", lr=1e-3, min_lr=5e-5, warmup=0.05, warmup_lr=1e-5), clip=1.0)
+    return {
+        "text.vocab": "scenes",
+        "model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.embed_dim": 64,
+        "model.text_depth": 1, "model.fusion_depth": 2, "model.max_positions": 64,
+        "model.dropout": 0.0, "model.attn_dropout": 0.0, "model.vision.patch": size // 4,
+        "model.vision.depth": depth,
+        "model.hypergraph": dict(HYPERGRAPH, layers=(1, 2), grid=2, k_v=6, k_t=2),
+        **everywhere((*PRETRAIN, *VQA), {
+            "model.image_size": size, "batch_size": 64, "epochs": 1,
+            "optim.schedule": optim["schedule"], "optim.clip": optim["clip"],
+        }),
+        **everywhere(("pretrain", "vqa"), {"images.augment": None}),
+        **everywhere(PRETRAIN, {
+            "train": dict(world, name="scenes_captions", split="train", size=examples),
+            "val": dict(world, name="scenes_captions", split="val", size=held),
+            "format.length": 20, "task.queue_size": 1024, "evals.retrieval.k_test": 16,
+        }),
+        **everywhere(VQA, {
+            "train": dict(asking, split="train", size=examples),
+            "val": dict(asking, split="val", size=4 * held),
+            "format.length": 17, "format.answers": 3, "format.answer_length": 4, "answers.file": "scenes",
+            "model.decoder_depth": 1, "task.top_n": 5,
+        }),
+    }  # fmt: skip
+
+
+SCALES = {
+    "tiny": small(32, 64, 1, 256, 16),
+    "small": small(48, 96, 3, 40_000, 200),
+    "paper": {},
+}
+ABLATIONS = {
+    "no_hyper": {"model.hypergraph": None},
+    **{  # table 5: fusion layers with a hypergraph
+        f"layers={','.join(map(str, layers))}": {"model.hypergraph.layers": layers}
+        for layers in ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))
+    },
+    "no_itc": {"stages.pretrain.task.itc": None},
+    "no_itm": {"stages.pretrain.task.itm": None},
+    "no_mlm": {"stages.pretrain.task.mlm": None},
+    "uniform_negatives": {"stages.pretrain.task.itm.negatives": "uniform"},
+    "no_queue": {"stages.pretrain.task.queue_size": None},
+    "no_distill": everywhere((*PRETRAIN, *VQA), {"task.distill": None}),
+    "no_momentum": {
+        **everywhere((*PRETRAIN, *VQA), {"task.momentum": None, "task.distill": None}),
+        "stages.pretrain.task.queue_size": None,
+    },
+    "single_mask": {"stages.pretrain.task.mlm.strategy": "single"},
+    "from_scratch": everywhere(VQA, {"init_from": None}),
+    **{f"norm={n}": {"model.hypergraph.norm": n} for n in ("paper", "hgnn_plus")},
+    **{f"fusion={f}": {"model.hypergraph.fusion": f} for f in ("branch", "gate")},
+    **{f"mode={m}": {"model.hypergraph.mode": m} for m in ("cluster", "knn_node", "cluster+knn_node")},
+    **{f"layout={m}": {"model.hypergraph.layout": m} for m in ("concat", "visual_pre")},
+}
+
+
+def get_config(arg: str | None = None) -> C.ConfigDict:
+    """`arg`: stages to run, then `scale=`, `ablation=` (joined by +); e.g. `"vqa,ablation=no_hyper,scale=tiny"`."""
+    model = dict(
+        name="hyper_albef", width=768, heads=12, mlp=3072, text_depth=6, fusion_depth=6, max_positions=512,
+        embed_dim=256, dropout=0.1, attn_dropout=0.1, image_size=256, decoder_depth=None,
+        vision=dict(patch=16, depth=12, width=None, heads=None, mlp=None), hypergraph=dict(HYPERGRAPH),
+    )  # fmt: skip
+    config = C.base(name="hyper_albef", text=dict(vocab="data/bert-base-uncased/vocab.txt"), model=model, stages=stages(), report=REPORT)
+    return C.build(config, arg, variants={}, ablations=ABLATIONS, scales=SCALES)

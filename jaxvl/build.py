@@ -23,11 +23,12 @@ from jaxvl.data import SOURCES, scenes
 from jaxvl.data.images import ImageTransform
 from jaxvl.data.loader import Loader
 from jaxvl.data.source import FORMATS, Examples
+from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.text import Tokenizer, answer_array
-from jaxvl.data.vqa import build_answers, read_answers
 from jaxvl.evals import EVALS
 from jaxvl.interop import minilm_dir
 from jaxvl.models import MODELS
+from jaxvl.sharding import Partition
 from jaxvl.tasks import TASKS
 
 
@@ -104,7 +105,8 @@ def images(config: ConfigDict, stage: str) -> ImageTransform | int:
     """The stage's image transform; where `images` is None, the model sees a constant image of that size."""
     section = config.stages[stage]
     size = {**config.model, **section.model}["image_size"]
-    return size if section.images is None else ImageTransform(size=size, **plain(section.images))
+    blind = section.images is None
+    return size if blind else ImageTransform(size=size, **plain(section.images))
 
 
 def answer_list(config: ConfigDict, stage: str, train: Examples | None) -> list[str] | None:
@@ -184,22 +186,25 @@ def evaluators(
     return out
 
 
-def optimizer(section: ConfigDict, steps: int, steps_per_epoch: int) -> Any:
-    """The stage's optimiser; schedules count optimiser updates."""
-    kwargs = plain(section.optim)
-    schedule = dict(kwargs.pop("schedule"))
-    name = schedule.pop("name")
-    schedule = optim.make_schedule(name=name, steps=steps, steps_per_epoch=steps_per_epoch, **schedule)
-    return optim.make_optimizer(schedule=schedule, **kwargs)
+def schedule(stage: Stage) -> Any:
+    """Learning rate of update `n`; schedules count optimiser updates."""
+    section = plain(stage.config.optim.schedule)
+    return optim.make_schedule(steps=stage.steps, steps_per_epoch=stage.steps_per_epoch, **section)
 
 
-def loader(config: ConfigDict, stage: Stage) -> Loader:
+def optimizer(stage: Stage, rate: Any) -> Any:
+    """The stage's optimiser under a schedule."""
+    kwargs = {k: v for k, v in plain(stage.config.optim).items() if k != "schedule"}
+    return optim.make_optimizer(schedule=rate, **kwargs)
+
+
+def loader(config: ConfigDict, stage: Stage, partition: Partition) -> Loader:
     """The stage's training batches for this process."""
     return Loader(
         stage.train,
         batch_size=stage.config.batch_size,
         seed=config.seed,
-        processes=(jax.process_index(), jax.process_count()),
+        processes=partition.reader(),
         **plain(config.loader),
     )
 

@@ -39,7 +39,7 @@ def base(**sections: Any) -> ConfigDict:
         run=(),
         sharding=dict(mesh=dict(data=-1, model=1), rules="dp"),
         precision=dict(compute="float32", remat=None, layers="auto"),
-        loader=dict(workers=0, prefetch=4),
+        loader=dict(workers=0, buffer=2),
         checkpoint=dict(every_seconds=300.0, every_steps=None, keep=2),
         log=dict(every_steps=20, tensorboard="on"),
     )
@@ -196,3 +196,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(plain(v) for v in value)
     return value
+
+
+def load_list(path: Path) -> list[str]:
+    """A JSON list of strings."""
+    return list(json.loads(path.read_text(encoding="utf-8")))

@@ -128,9 +128,10 @@ def run_stage(config: ConfigDict, stage: build.Stage, partition: Partition, root
     """Train one stage to its end, evaluate, write `result.json`."""
     folder = root / stage.name
     started = time.monotonic()
+    schedule = build.schedule(stage)
     trainer = Trainer(
         stage.task,
-        build.optimizer(stage.config, stage.steps, stage.steps_per_epoch),
+        build.optimizer(stage, schedule),
         partition=partition,
         seed=config.seed,
         accumulate=stage.config.accumulate,
@@ -144,9 +145,9 @@ def run_stage(config: ConfigDict, stage: build.Stage, partition: Partition, root
     state = trainer.init(build.first_batch(stage), load=load)
     if step is not None:
         state = checkpoints.restore(step, trainer.abstract)
-    log = Log(folder, append_from_step=step or 0)
+    log = Log(folder, append_from_step=step)
     try:
-        state = fit(config, stage, trainer, state, checkpoints, log)
+        state = fit(config, stage, trainer, state, checkpoints, log, schedule)
         metrics = evaluate(stage, trainer, state)
         log.write_scalars(stage.steps, metrics)
         log.plot()
@@ -167,9 +168,10 @@ def fit(
     state: TrainState,
     checkpoints: Checkpoints,
     log: Log,
+    schedule: Callable[[int], Any],
 ) -> TrainState:
     """`Trainer.fit` with the stage's loader, display and evaluation."""
-    loader = build.loader(config, stage)
+    loader = build.loader(config, stage, trainer.partition)
     every = stage.config.eval.every_epochs
     evaluation = None
     if every:
@@ -189,6 +191,7 @@ def fit(
             save_every_steps=config.checkpoint.every_steps,
             save_every_seconds=config.checkpoint.every_seconds,
             evaluation=evaluation,
+            scalars=lambda step: {"learning_rate": float(schedule(step - 1)), "replaced_images": loader.replaced},
         )
 
 

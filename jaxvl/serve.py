@@ -15,7 +15,7 @@ from jaxvl import build
 from jaxvl import config as cfg
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.images import to_rgb
-from jaxvl.models.layers import stack_layers
+from jaxvl.data.text import clean_question
 from jaxvl.run import RESULT, enable_compilation_cache
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
@@ -86,7 +86,7 @@ class Answerer:
         for row, text in zip(index, questions, strict=True):
             if not text.strip():
                 raise ValueError("a question is empty")
-            ids, mask = self.tokenizer.ids(text, self.length)
+            ids, mask = self.tokenizer.ids(clean_question(text, max_words=50), self.length)
             rows.append({"image_states": states[row], "text": ids, "text_mask": mask})
         out = self.trainer.predict(self.params, "answer", Rows(rows))
         found = [
@@ -154,7 +154,7 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
         task, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), eval_batch_size=batch_size
     )
     params = Checkpoints.last_params(root / name / "checkpoints")
-    params = trainer.place(params, stack_layers)
+    params = trainer.place(params)
     return Answerer(
         trainer,
         params,

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +131,6 @@ def accumulated(
     return jax.tree.map(lambda g: g / n, grads), jax.tree.map(join, aux), metrics
 
 
-class Layers(Protocol):
-    """How a model's stacked layers are written one by one; see `models.layers`."""
-
-    def __call__(self, tree: PyTree, *args: Any) -> PyTree: ...
-
-
 @dataclasses.dataclass
 class Evaluation:
     """What to score while training: `run(trainer, state)` every `every` steps."""
@@ -165,7 +159,8 @@ class Trainer:
         self.task, self.tx, self.partition = task, tx or optax.identity(), partition
         self.key = jax.random.key(seed)
         self.accumulate = accumulate
-        self.eval_batch_size = eval_batch_size
+        shards = partition.batch_shards
+        self.eval_batch_size = -(-eval_batch_size // shards) * shards
         self.traces: collections.Counter[str] = collections.Counter()
         self._predictors: dict[Any, Callable[..., Any]] = {}
         self._step = None
@@ -213,6 +208,10 @@ class Trainer:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.replace(frozen=None)
         )
         return state
+
+    def place(self, params: PyTree) -> PyTree:
+        """Host arrays of all layers, one by one, as parameters for `predict` (replicated on every device)."""
+        return jax.device_put(params, self.partition.replicated())
 
     # ---- programs ---------------------------------------------------------------------------------------
 
@@ -301,6 +300,7 @@ class Trainer:
         save_every_steps: int | None = None,
         save_every_seconds: float | None = 300.0,
         evaluation: Evaluation | None = None,
+        scalars: Callable[[int], Mapping[str, float]] = lambda step: {},
     ) -> TrainState:
         """Train from `state.step` to `steps`; ends with a checkpoint.
 
@@ -316,13 +316,14 @@ class Trainer:
           save_every_steps: None = not by count.
           save_every_seconds: None = not by time.
           evaluation: scores to log while training.
+          scalars: more values to log at a step, e.g. its learning rate.
 
         Raises:
           Preempted: after SIGTERM and a checkpoint.
           NonFiniteError: a loss is NaN or infinite; the state is not saved.
         """
         first = int(state.step)
-        meter = Meter(log, progress, log_every, steps, first, loader.batch_size)
+        meter = Meter(log, progress, log_every, steps, first, loader.batch_size, scalars)
         clock, done = time.monotonic(), first
 
         def save(step: int, wait: bool = False) -> None:
@@ -355,9 +356,18 @@ class Trainer:
 class Meter:
     """Reads metrics late, checks them, averages them over `every` steps, and times the loop."""
 
-    def __init__(self, log: Log, progress: Progress, every: int, steps: int, first: int, batch_size: int):
+    def __init__(
+        self,
+        log: Log,
+        progress: Progress,
+        every: int,
+        steps: int,
+        first: int,
+        batch_size: int,
+        scalars: Callable[[int], Mapping[str, float]],
+    ):
         self.log, self.progress, self.every, self.steps = log, progress, every, steps
-        self.batch_size = batch_size
+        self.batch_size, self.more = batch_size, scalars
         self.flying: collections.deque[tuple[int, np.ndarray, Metrics, Array, float]] = collections.deque()
         self.totals: dict[str, np.ndarray] = {}
         self.mark, self.marked, self.waited = time.monotonic(), first, 0.0
@@ -383,7 +393,7 @@ class Meter:
     def emit(self, step: int) -> None:
         now = time.monotonic()
         elapsed, count = max(now - self.mark, 1e-9), step - self.marked
-        scalars = {k: float(t / w) if w else float("nan") for k, (t, w) in self.totals.items()}
+        scalars = {k: float(t / w) for k, (t, w) in self.totals.items() if w} | dict(self.more(step))
         timing = {
             "examples_per_s": count * self.batch_size / elapsed,
             "data_wait_share": self.waited / elapsed,

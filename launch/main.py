@@ -52,6 +52,17 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Flags of the command line; a mistyped stage, choice or key ends with one line and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError) as e:
+        if os.environ.get("JAXVL_TRACEBACK"):
+            raise
+        print(f"{type(e).__name__}: {str(e).strip()}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)

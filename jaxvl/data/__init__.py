@@ -1,0 +1,26 @@
+"""Data: readers of annotated images, sources of model-ready arrays, and the loader.
+
+`SOURCES` names every reader: `SOURCES["jsonl_vqa"](files="train.jsonl", images="images.zip")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxvl.data.captions import AlbefCaptions, JsonlCaptions
+from jaxvl.data.scenes import SceneCaptions, SceneEntailment, SceneQuestions, SceneReferring, SceneStatements
+from jaxvl.data.vqa import AlbefVQA, JsonlVQA, VqaV2
+
+SOURCES: dict[str, Callable[..., Any]] = {
+    "scenes_captions": SceneCaptions,
+    "scenes_vqa": SceneQuestions,
+    "scenes_statements": SceneStatements,
+    "scenes_entailment": SceneEntailment,
+    "scenes_referring": SceneReferring,
+    "albef_captions": AlbefCaptions,
+    "albef_vqa": AlbefVQA,
+    "vqa_v2": VqaV2,
+    "jsonl_captions": JsonlCaptions,
+    "jsonl_vqa": JsonlVQA,
+}

@@ -1,0 +1,81 @@
+"""Command line of the data package: `python -m jaxvl.data check FILE ... --images DIR_OR_ZIP`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxvl.data.check import FORMATS, Layout, check
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0 if nothing is wrong, 1 if there are errors, 2 for a wrong call."""
+    args = _parser().parse_args(argv)
+    layout = Layout(
+        format=None if args.format == "auto" else args.format,
+        images=args.images,
+        vg_images=args.vg_images,
+        questions=args.questions,
+        annotations=args.annotations,
+        image_template=args.image_template,
+        fields=dict(pair.split("=", 1) for pair in args.field) or None,
+        answer_separator=args.answer_separator,
+    )
+    decode = None if args.decode == "all" else int(args.decode)
+    try:
+        report = check(args.files, layout, answers=args.answers, against=args.against, decode=decode)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report.to_json() if args.json else report)
+    return 0 if report.ok else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jaxvl.data", description="Tools for data files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("check", help="inspect annotation files and their images").add_argument
+    add("files", nargs="+", metavar="FILE", help="annotation files, read as one")
+    add("--images", nargs="+", metavar="DIR|ZIP", help="where the images are")
+    add(
+        "--vg-images",
+        nargs="+",
+        metavar="DIR|ZIP",
+        help="where the Visual Genome images of an ALBEF file are",
+    )
+    add("--format", choices=("auto", *FORMATS), default="auto")
+    add("--questions", nargs="+", metavar="FILE", help="VQA v2 question files, if FILE holds annotations")
+    add("--annotations", nargs="+", metavar="FILE", help="VQA v2 annotation files, if FILE holds questions")
+    add("--answers", metavar="FILE", help="list of candidate answers whose coverage is reported")
+    add("--against", metavar="FILE", help="another split, which should share no image with this one")
+    add("--decode", type=_count, default="100", metavar="all|N", help="images to decode (default 100)")
+    add("--image-template", metavar="TEXT", help="file name of an integer image_id, e.g. %%012d.jpg")
+    add(
+        "--field",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_pair,
+        metavar="NAME=KEY",
+        help="other field names",
+    )
+    add("--answer-separator", metavar="CHAR", help="joins words within an answer, e.g. _")
+    add("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _count(text: str) -> str:
+    if text != "all" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'all' nor a number")
+    return text
+
+
+def _pair(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=KEY, e.g. question=q")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Geometry and colour operations on images: `[H, W, 3]` uint8 RGB in and out, driven by a numpy Generator.
+
+Operations and levels follow `salesforce/ALBEF`; resampling is Pillow's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+FILL = (128, 128, 128)
+Operation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+
+
+def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Bicubic resize of `[H, W, 3]` uint8 to a `size` square, or `(height, width)`: Pillow's filter, antialiased."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
+        return image
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """A crop of random area (share `scale`) and aspect (log-uniform in `ratio`), resized to a `size` square."""
+    top, left, height, width = crop_box(image.shape[0], image.shape[1], rng, scale=scale, ratio=ratio)
+    return resize(image[top : top + height, left : left + width], size)
+
+
+def crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """`(top, left, height, width)` of a random crop; after ten misses the largest central one within `ratio`."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def rand_augment(image: np.ndarray, rng: np.random.Generator, *, n: int = 2, level: int = 7) -> np.ndarray:
+    """RandAugment as ALBEF configures it: `n` operations with replacement, each applied with probability 1/2.
+
+    Args:
+      level: strength out of 10. At 7: brightness and sharpness 1.36, shear 0.21, shift 7 pixels, rotation 21 degrees.
+    """
+    strength = level / 10
+    for which in rng.integers(len(OPERATIONS), size=n):
+        if rng.random() < 0.5:
+            image = OPERATIONS[which](image, strength, rng)
+    return image
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel to the full range [0, 255]; a channel of one value stays."""
+    tables = np.empty((256, 1, 3), np.uint8)
+    grey = np.arange(256)
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    for c in range(3):
+        if low[c] == high[c]:
+            tables[:, 0, c] = grey
+            continue
+        gain = 255 / (int(high[c]) - int(low[c]))
+        tables[:, 0, c] = (grey * gain - int(low[c]) * gain).clip(0, 255).astype(np.uint8)
+    return cv2.LUT(image, tables.reshape(1, 256, 3))
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Flatten the histogram of each channel, as Pillow's `ImageOps.equalize`."""
+    tables = np.empty((256, 1, 3), np.uint8)
+    for c in range(3):
+        histogram = np.bincount(image[..., c].ravel(), minlength=256)
+        used = histogram[histogram > 0]
+        step = int(used[:-1].sum()) // 255
+        if step == 0:
+            tables[:, 0, c] = np.arange(256)
+            continue
+        below = np.concatenate([[step // 2], histogram[:-1]])
+        tables[:, 0, c] = (below.cumsum() // step).clip(0, 255)
+    return cv2.LUT(image, tables.reshape(1, 256, 3))
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply by `factor`, clip to [0, 255]; 1 changes nothing."""
+    return cv2.LUT(image, (np.arange(256) * factor).clip(0, 255).astype(np.uint8))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with a smoothed copy: 0 = smoothed, 1 = unchanged, above sharpens; the 1-pixel border stays."""
+    kernel = np.ones((3, 3), np.float32)
+    kernel[1, 1] = 5
+    smooth = cv2.filter2D(image, -1, kernel / kernel.sum())[1:-1, 1:-1].astype(np.float32)
+    out = image.copy()
+    inner = image[1:-1, 1:-1].astype(np.float32)
+    out[1:-1, 1:-1] = (smooth + factor * (inner - smooth)).clip(0, 255).astype(np.uint8)
+    return out
+
+
+def shear_x(image: np.ndarray, amount: float) -> np.ndarray:
+    """Shift row `y` right by `amount * y` pixels."""
+    return _warp(image, np.array([[1, amount, 0], [0, 1, 0]], np.float64))
+
+
+def shear_y(image: np.ndarray, amount: float) -> np.ndarray:
+    """Shift column `x` down by `amount * x` pixels."""
+    return _warp(image, np.array([[1, 0, 0], [amount, 1, 0]], np.float64))
+
+
+def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
+    """Shift left by `pixels`."""
+    return _warp(image, np.array([[1, 0, -pixels], [0, 1, 0]], np.float64))
+
+
+def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
+    """Shift up by `pixels`."""
+    return _warp(image, np.array([[1, 0, 0], [0, 1, -pixels]], np.float64))
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotate anticlockwise around the centre."""
+    height, width = image.shape[:2]
+    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0))
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    size = (image.shape[1], image.shape[0])
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=FILL)
+
+
+def _signed(rng: np.random.Generator, amount: float) -> float:
+    return amount if rng.random() < 0.5 else -amount
+
+
+# One entry per operation of ALBEF's list: (image, strength in [0, 1], rng) -> image.
+OPERATIONS: tuple[Operation, ...] = (
+    lambda image, s, rng: image,
+    lambda image, s, rng: auto_contrast(image),
+    lambda image, s, rng: equalize(image),
+    lambda image, s, rng: brightness(image, 1.8 * s + 0.1),
+    lambda image, s, rng: sharpness(image, 1.8 * s + 0.1),
+    lambda image, s, rng: shear_x(image, _signed(rng, 0.3 * s)),
+    lambda image, s, rng: shear_y(image, _signed(rng, 0.3 * s)),
+    lambda image, s, rng: translate_x(image, _signed(rng, 10 * s)),
+    lambda image, s, rng: translate_y(image, _signed(rng, 10 * s)),
+    lambda image, s, rng: rotate(image, _signed(rng, 30 * s)),
+)

@@ -1,0 +1,284 @@
+"""Images from folders and zip files to uint8 RGB, and from uint8 RGB to what a model sees.
+
+Shape legend: `H`, `W` pixels. An image is `[H, W, 3]` uint8 RGB up to `normalise`, `[size, size, 3]` float32 after it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from jaxvl.data.augment import rand_augment, random_resized_crop, resize
+
+# CLIP's statistics: ALBEF normalises with them although its vision transformer comes from DeiT.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+AUGMENTS = ("albef", "flip")
+
+
+class ImageError(ValueError):
+    """An image that is missing or cannot be decoded; the message names the file."""
+
+
+def decode(data: bytes, *, name: str = "image") -> np.ndarray:
+    """`[H, W, 3]` uint8 RGB of an encoded image (JPEG, PNG, WebP, ...).
+
+    Grey, palette, alpha, CMYK and 16-bit images become 8-bit RGB as Pillow converts them (alpha is dropped).
+    An orientation tag is not applied, as in the pipelines that the papers used.
+
+    Raises:
+      ImageError: empty, truncated or not an image; `name` is in the message.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "JPEG" and image.mode in ("RGB", "L") and _has_end_marker(data):
+                pixels = _decode_jpeg(data)
+                if pixels is not None:
+                    return pixels
+            return _pillow_to_rgb(image)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        raise ImageError(f"{name}: cannot decode the image ({error or type(error).__name__})") from error
+
+
+def to_rgb(image: Any) -> np.ndarray:
+    """`[H, W, 3]` uint8 RGB of a path, encoded bytes, a Pillow image, or an array.
+
+    Arrays may be `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`: uint8, or floats in [0, 1].
+    """
+    if isinstance(image, (str, Path)):
+        return decode(_read_file(Path(image)), name=str(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode(bytes(image))
+    if isinstance(image, Image.Image):
+        return _pillow_to_rgb(image)
+    return _array_to_rgb(np.asarray(image))
+
+
+def normalise(
+    image: np.ndarray, *, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+) -> np.ndarray:
+    """`(image / 255 - mean) / std` of `[H, W, 3]` uint8, as float32."""
+    grey = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    table = (grey - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return cv2.LUT(np.ascontiguousarray(image), np.ascontiguousarray(table[None]))
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """uint8 RGB to the normalised float32 `[size, size, 3]` that a model sees.
+
+    Args:
+      size: side in pixels.
+      augment: training transform: "albef" = random resized crop, flip, RandAugment; "flip" = resize and flip;
+        None = the evaluation transform (bicubic resize to a square, no crop).
+      scale: share of the area a random crop of "albef" keeps; None = plain resize (grounding keeps whole images).
+      mean, std: per channel, of RGB in [0, 1].
+      flip_guard: words of a text ("left", "right") for which its image is never flipped; None flips regardless,
+        as ALBEF does.
+    """
+
+    size: int
+    augment: str | None = "albef"
+    scale: tuple[float, float] | None = (0.2, 1.0)
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    flip_guard: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.augment is not None and self.augment not in AUGMENTS:
+            close = difflib.get_close_matches(str(self.augment), AUGMENTS, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"augment={self.augment!r} is none of {', '.join(AUGMENTS)}, None{hint}")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale={self.scale} must be (low, high) with 0 < low <= high <= 1")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The evaluation transform: `[H, W, 3]` uint8 to `[size, size, 3]` float32, without randomness."""
+        return self._normalise(resize(image, self.size))
+
+    def training(self, image: np.ndarray, rng: np.random.Generator, *, text: str = "") -> np.ndarray:
+        """`[H, W, 3]` uint8 to `[size, size, 3]` float32; `text` is only read by the flip guard."""
+        if self.augment is None:
+            return self(image)
+        if self.augment == "albef" and self.scale is not None:
+            image = random_resized_crop(image, rng, size=self.size, scale=self.scale)
+        else:
+            image = resize(image, self.size)
+        # Drawn in any case: the guard must not shift the random numbers of what follows.
+        if rng.random() < 0.5 and not self._guarded(text):
+            image = np.ascontiguousarray(image[:, ::-1])
+        if self.augment == "albef":
+            image = rand_augment(image, rng)
+        return self._normalise(image)
+
+    def _guarded(self, text: str) -> bool:
+        return self.flip_guard is not None and not set(self.flip_guard).isdisjoint(text.lower().split())
+
+    def _normalise(self, image: np.ndarray) -> np.ndarray:
+        return normalise(image, mean=self.mean, std=self.std)
+
+
+class ImageStore:
+    """Images by key from one or more folders or zip files.
+
+    Roots are tried in order. In each, a key is first taken as a path below the root; if there is none, the last
+    part of the key is looked up: in a zip anywhere in the archive (it must be unique there), in a folder directly
+    below the root. Without roots, keys are paths. A zip is opened on first use in each process, so a store can
+    be pickled to loader processes.
+    """
+
+    def __init__(self, roots: str | Path | Sequence[str | Path] | None) -> None:
+        if roots is None:
+            self.roots: list[Path] = []
+            self._places: list[_Folder | _Zip] = [_Folder(None)]
+            return
+        self.roots = [Path(r).expanduser() for r in ([roots] if isinstance(roots, (str, Path)) else roots)]
+        self._places = [_Folder(root) if _is_folder(root) else _Zip(root) for root in self.roots]
+
+    def exists(self, key: str) -> bool:
+        """True if the key names a file; does not open it."""
+        return any(place.has(key) for place in self._places)
+
+    def read(self, key: str) -> bytes:
+        """The encoded bytes of image `key`; `ImageError` names the key and the roots if there is none."""
+        for place in self._places:
+            data = place.read(key)
+            if data is not None:
+                return data
+        where = ", ".join(str(root) for root in self.roots) or "the file system"
+        raise ImageError(f"{key}: no such image in {where}")
+
+    def image(self, key: str) -> np.ndarray:
+        """Image `key` as `[H, W, 3]` uint8 RGB."""
+        return decode(self.read(key), name=key)
+
+
+class _Folder:
+    def __init__(self, root: Path | None) -> None:
+        self.root = root
+
+    def has(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    def read(self, key: str) -> bytes | None:
+        path = self._find(key)
+        return None if path is None else _read_file(path)
+
+    def _find(self, key: str) -> Path | None:
+        candidates = (Path(key),) if self.root is None else (self.root / key, self.root / Path(key).name)
+        return next((path for path in candidates if path.is_file()), None)
+
+
+class _Zip:
+    """A zip archive opened once per process; reads are serialised, decoding is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    def has(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    def read(self, key: str) -> bytes | None:
+        member = self._find(key)
+        if member is None:
+            return None
+        try:
+            with self._lock:
+                return self._zip.read(member)
+        except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+            raise ImageError(f"{key}: cannot be read from {self.path} ({error})") from error
+
+    def _find(self, key: str) -> zipfile.ZipInfo | None:
+        self._open()
+        if key in self._by_path:
+            return self._by_path[key]
+        members = self._by_name.get(key.rsplit("/", 1)[-1], [])
+        if len(members) > 1:
+            raise ImageError(f"{key}: {self.path} holds {members[0]} and {members[1]}: use the full path")
+        return self._by_path[members[0]] if members else None
+
+    def _open(self) -> None:
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except zipfile.BadZipFile as error:
+                raise ImageError(f"{self.path}: not a readable zip file ({error}); fetch it again") from error
+            self._by_path = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
+            self._by_name: dict[str, list[str]] = {}
+            for path in self._by_path:
+                self._by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
+            self._pid = os.getpid()  # last: other threads pass the first test only when all is in place
+
+
+def _is_folder(root: Path) -> bool:
+    if root.is_dir():
+        return True
+    if not root.is_file():
+        raise FileNotFoundError(f"{root}: no such image folder or zip file")
+    if not zipfile.is_zipfile(root):
+        raise ValueError(f"{root}: neither a folder nor a zip file")
+    return False
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _has_end_marker(data: bytes) -> bool:
+    # libjpeg fills the rest of a truncated file with grey and only warns; such files go to Pillow, which refuses.
+    return data.rfind(b"\xff\xd9", max(0, len(data) - 4096)) >= 0
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _pillow_to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
+        return _array_to_rgb((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _array_to_rgb(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.size == 0:
+        raise ImageError(f"an image array is [H,W], [H,W,1], [H,W,3] or [H,W,4], not {list(array.shape)}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise ImageError("a floating-point image must lie in [0, 1]; give uint8 for [0, 255]")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ImageError(f"an image array is uint8 or floating point, not {array.dtype}")
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])

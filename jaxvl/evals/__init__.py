@@ -1,0 +1,7 @@
+"""Evaluators by the name a config gives them."""
+
+from jaxvl.evals.match import MatchEval
+from jaxvl.evals.retrieval import RetrievalEval
+from jaxvl.evals.vqa import MajorityBaseline, VQAEval
+
+EVALS = {"vqa": VQAEval, "majority": MajorityBaseline, "retrieval": RetrievalEval, "match": MatchEval}

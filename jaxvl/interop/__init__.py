@@ -1,0 +1,36 @@
+"""Weights of other libraries in jaxvl's names and back, with numpy alone: no PyTorch, no JAX."""
+
+from jaxvl.interop.albef import export_albef, import_albef
+from jaxvl.interop.bert import import_bert
+from jaxvl.interop.files import (
+    WeightsError,
+    load_params,
+    load_safetensors,
+    safetensors_metadata,
+    save_params,
+    save_safetensors,
+)
+from jaxvl.interop.report import Imported, Report
+from jaxvl.interop.sources import foreign_params, minilm_dir
+from jaxvl.interop.torch_weights import read
+from jaxvl.interop.torch_zip import UnsafeWeightsError
+from jaxvl.interop.vit import import_vit
+
+__all__ = [
+    "Imported",
+    "Report",
+    "UnsafeWeightsError",
+    "WeightsError",
+    "export_albef",
+    "foreign_params",
+    "import_albef",
+    "import_bert",
+    "import_vit",
+    "load_params",
+    "load_safetensors",
+    "minilm_dir",
+    "read",
+    "safetensors_metadata",
+    "save_params",
+    "save_safetensors",
+]

@@ -1,0 +1,116 @@
+"""Command line: `python -m jaxvl.interop convert IN OUT --from albef --to jaxvl` and `... show FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.interop.albef import export_albef, import_albef
+from jaxvl.interop.bert import import_bert
+from jaxvl.interop.files import WeightsError, load_params, save_params, save_safetensors
+from jaxvl.interop.report import Imported, Report
+from jaxvl.interop.torch_weights import read
+from jaxvl.interop.vit import import_vit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, 1 with one line on stderr if a file cannot be used."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (WeightsError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `show FILE | head`
+        sys.stderr.close()
+    return 0
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print name, shape and type of every tensor of a file."""
+    tensors = read(args.file, level=args.level)
+    width = max(map(len, tensors), default=0)
+    for name, array in tensors.items():
+        print(f"{name:<{width}}  {list(array.shape)!s:<20} {array.dtype}")
+    total = sum(array.size for array in tensors.values())
+    print(
+        f"{len(tensors)} tensors, {total:,} numbers, {sum(a.nbytes for a in tensors.values()) / 1e6:,.1f} MB"
+    )
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert one file into another, always `.safetensors`."""
+    out = Path(args.out)
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{out}: name the output *.safetensors")
+    imported = _imported(args)
+    if args.source != "jaxvl":
+        print(imported.report if args.report else imported.report.summary())
+    if args.to == "albef":
+        save_safetensors(out, export_albef(imported.params, imported.momentum, imported.queue))
+    else:
+        save_params(out, imported.params)
+        _save_extra(args, imported)
+    print(f"wrote {out}")
+
+
+def _imported(args: argparse.Namespace) -> Imported:
+    if args.source == "jaxvl":
+        extra = load_params(args.extra) if args.extra else {}
+        return Imported(load_params(args.file), extra.get("momentum"), extra.get("queue"), Report())
+    state = read(args.file, level=args.level)
+    try:
+        if args.source == "bert":
+            return import_bert(state, text_layers=args.text_layers or 6, fusion_layers=args.fusion_layers)
+        if args.source == "vit":
+            return import_vit(state)
+        return import_albef(state, text_layers=args.text_layers)
+    except WeightsError as error:
+        raise WeightsError(f"{args.file}: {error}") from error
+
+
+def _save_extra(args: argparse.Namespace, imported: Imported) -> None:
+    parts = {"momentum": imported.momentum, "queue": imported.queue}
+    extra = {name: tree for name, tree in parts.items() if tree is not None}
+    if extra and args.extra:
+        save_params(args.extra, extra)
+        print(f"wrote {args.extra}: {', '.join(extra)}")
+    elif extra:
+        print(f"left out: {', '.join(extra)} (fine-tuning does not need them; keep them with --extra FILE)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jaxvl.interop", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="convert|show")
+    level: dict[str, Any] = dict(
+        metavar="NAME", help="dictionary inside the file that holds the weights, if it has several"
+    )
+
+    shower = commands.add_parser("show", help="list names, shapes and types")
+    shower.add_argument("file", metavar="FILE")
+    shower.add_argument("--level", **level)
+    shower.set_defaults(run=show)
+
+    converter = commands.add_parser("convert", help="convert between foreign names and jaxvl's")
+    converter.add_argument(
+        "file", metavar="IN", help=".pth, .pt, .bin, .safetensors, *.index.json or a folder"
+    )
+    converter.add_argument("out", metavar="OUT", help="*.safetensors")
+    converter.add_argument("--from", dest="source", required=True, choices=["albef", "bert", "vit", "jaxvl"])
+    converter.add_argument("--to", required=True, choices=["jaxvl", "albef"])
+    converter.add_argument("--report", action="store_true", help="print what became of every tensor")
+    converter.add_argument(
+        "--extra", metavar="FILE", help="momentum and queue: written, or read with --from jaxvl"
+    )
+    converter.add_argument("--text-layers", type=int, help="layers without images (bert: 6; albef: found)")
+    converter.add_argument("--fusion-layers", type=int, default=6, help="layers of a BERT that follow them")
+    converter.add_argument("--level", **level)
+    converter.set_defaults(run=convert)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

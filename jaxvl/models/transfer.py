@@ -1,0 +1,100 @@
+"""Start a model from the weights of another: the same network at another resolution, or with more parts.
+
+Trees are nested dicts of arrays; paths are written with slashes. Scanned stacks are compared layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from jaxvl.models.layers import stack_layers, unstack_layers
+from jaxvl.models.vit import resize_positions
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `adapt` did with each tensor, by path.
+
+    Attributes:
+      taken: loaded as it was (under its own or a renamed path).
+      resized: position embeddings loaded and fitted to another grid or length.
+      fresh: not among the loaded tensors; keeps its initial value.
+      unused: loaded but without a place in the model.
+    """
+
+    taken: tuple[str, ...]
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.taken)} tensors taken"]
+        for name in ("resized", "fresh", "unused"):
+            paths = getattr(self, name)
+            if paths:
+                lines.append(f"{len(paths)} {name}: {', '.join(paths)}")
+        return "\n".join(lines)
+
+
+def adapt(
+    loaded: Mapping[str, Any], fresh: Mapping[str, Any], *, renames: Sequence[tuple[str, str]] = ()
+) -> tuple[dict[str, Any], Report]:
+    """Parameters in the structure of `fresh`, with the values of `loaded` wherever there are any.
+
+    A tensor that is not loaded under its own path is looked up through `renames`. Patch position embeddings
+    (`pos_embed`) of another grid are resized bicubically; of text positions (`position/embedding`) the common
+    rows are taken. Types are those of `fresh`.
+
+    Args:
+      loaded: parameters to start from, unboxed.
+      fresh: initialised parameters of the model, unboxed.
+      renames: `(source, target)` path prefixes: a tensor `target/x` that is missing is taken from `source/x`.
+
+    Returns:
+      The parameters, and a `Report` of what came from where.
+
+    Raises:
+      ValueError: a loaded tensor has another shape than the model's, and it is no position embedding.
+    """
+    source = flatten_dict(unstack_layers(loaded), sep="/")
+    target = flatten_dict(unstack_layers(fresh), sep="/")
+    taken, resized, kept, used, out = [], [], [], set(), {}
+    for path, value in target.items():
+        origin = _origin(path, source, renames)
+        if origin is None:
+            out[path] = value
+            kept.append(path)
+            continue
+        used.add(origin)
+        out[path] = _fit(path, source[origin], value).astype(value.dtype)
+        (taken if source[origin].shape == value.shape else resized).append(path)
+    unused = [path for path in source if path not in used]
+    report = Report(*(tuple(sorted(paths)) for paths in (taken, resized, kept, unused)))
+    return stack_layers(unflatten_dict(out, sep="/"), fresh), report
+
+
+def _origin(path: str, source: Mapping[str, Array], renames: Sequence[tuple[str, str]]) -> str | None:
+    candidates = [path] + [old + path[len(new) :] for old, new in renames if path.startswith(new + "/")]
+    return next((c for c in candidates if c in source), None)
+
+
+def _fit(path: str, loaded: Array, fresh: Array) -> Array:
+    """`loaded` in the shape of `fresh`; both have the same width if they are position embeddings."""
+    if loaded.shape == fresh.shape:
+        return loaded
+    parts = path.split("/")
+    same_width = loaded.ndim == fresh.ndim and loaded.shape[-1] == fresh.shape[-1]
+    if same_width and parts[-1] == "pos_embed":
+        return resize_positions(loaded, grid=round((fresh.shape[1] - 1) ** 0.5))
+    if same_width and parts[-2:] == ["position", "embedding"]:
+        return jnp.concatenate([loaded[: fresh.shape[0]], fresh[loaded.shape[0] :]])
+    raise ValueError(
+        f"{path}: loaded shape {tuple(loaded.shape)}, but the model has {tuple(fresh.shape)}; "
+        "build the model with the sizes of the loaded one, or drop the tensor before loading"
+    )

@@ -1,0 +1,150 @@
+"""Options of tasks: mappings from a config become checked, immutable records; an absent part is None."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SAME = ("own", "image_id")
+DEFAULTS: Mapping[str, Any] = MappingProxyType({})  # a part with all its default options
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Special token ids and the vocabulary size."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """Moving average of the parameters. `dropout="on"` keeps dropout active in its forward passes, as ALBEF does."""
+
+    decay: float = 0.995
+    dropout: str = "on"
+
+    def __post_init__(self) -> None:
+        one_of("momentum.dropout", self.dropout, ("on", "off"))
+        within("momentum.decay", self.decay, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """Weight `alpha` of the momentum copy's soft targets, reached linearly over `warmup_updates` updates."""
+
+    alpha: float = 0.4
+    warmup_updates: int = 0
+
+    def __post_init__(self) -> None:
+        within("distill.alpha", self.alpha, 0.0, 1.0)
+        if self.warmup_updates < 0:
+            raise ValueError(f"distill.warmup_updates={self.warmup_updates}: expected 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """Image-text contrastive loss.
+
+    Attributes:
+      targets: "own" = only the caption of the very example is positive; "image_id" = all texts of the image are.
+      group: negatives of the batch come from consecutive groups of so many rows; None = the whole batch.
+    """
+
+    targets: str = "own"
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("itc.targets", self.targets, SAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """Image-text matching loss.
+
+    Attributes:
+      negatives: "hard" = drawn in proportion to softmax of the contrastive similarity; "uniform".
+      exclude: what is never drawn: the "own" row, or all rows of the same "image_id".
+      group: as in `Contrast`.
+    """
+
+    negatives: str = "hard"
+    exclude: str = "own"
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("itm.negatives", self.negatives, ("hard", "uniform"))
+        one_of("itm.exclude", self.exclude, SAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Masked-language loss.
+
+    Attributes:
+      prob: selection probability of a token ("bernoulli" only).
+      strategy: "bernoulli" = BERT's 80/10/10 corruption; "single" = one [MASK] per text.
+      max_share: positions up to `ceil(max_share * L)` per text enter the vocabulary product; in the rare batch
+        with more, the others follow in a second product, so that the loss is the same for any value. None = all.
+    """
+
+    prob: float = 0.15
+    strategy: str = "bernoulli"
+    max_share: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        one_of("mlm.strategy", self.strategy, ("bernoulli", "single"))
+        within("mlm.prob", self.prob, 0.0, 1.0)
+        within("mlm.max_share", 1.0 if self.max_share is None else self.max_share, 1e-6, 1.0)
+
+
+def options(kind: type[T], name: str, given: Mapping[str, Any] | None) -> T | None:
+    """`kind(**given)`, or None if the part is absent.
+
+    Raises:
+      ValueError: an unknown or a missing key; names it, with suggestions.
+    """
+    if given is None:
+        return None
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in given:
+        if key not in fields:
+            raise ValueError(f"unknown option {name}.{key}: {suggestion(key, tuple(fields))}")
+    required = [k for k, f in fields.items() if f.default is dataclasses.MISSING and k not in given]
+    if required:
+        raise ValueError(f"missing option {name}.{required[0]}: {kind.__name__} needs {', '.join(fields)}")
+    return kind(**given)
+
+
+def required(kind: type[T], name: str, given: Mapping[str, Any]) -> T:
+    """`options` of a part that cannot be absent."""
+    part = options(kind, name, given)
+    if part is None:
+        raise ValueError(f"{name} is None, but the task cannot do without: give {kind.__name__} options")
+    return part
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: {suggestion(str(value), choices)}")
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value}: expected a number in [{low:g}, {high:g}]")
+
+
+def suggestion(word: str, choices: Sequence[str]) -> str:
+    """ "did you mean ...?" if something is close, and the full list in any case."""
+    close = difflib.get_close_matches(word, choices, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}expected one of {', '.join(choices)}"

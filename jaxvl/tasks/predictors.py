@@ -1,0 +1,95 @@
+"""Predictors that several tasks offer, as functions of a model; see `types.Predictor`.
+
+Shape legend: `B` batch, `L` text length, `P` patches, `D` width, `C` contrastive width, `K` texts of an image.
+Dropout is off. Wherever an image is needed, `batch["image_states"]` (its encoding) is taken if present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxvl.tasks.momentum import call
+from jaxvl.types import Array, Batch, PyTree
+
+
+def image_states(model: Any, params: PyTree, batch: Batch) -> Array:
+    """`[B,P,D]` encoded images."""
+    if "image_states" in batch:
+        return batch["image_states"]
+    return call(model, params, "encode_image", batch["image"])
+
+
+def image_embed(model: Any, params: PyTree, batch: Batch) -> Array:
+    """`[B,C]` f32 unit vectors of the images."""
+    return call(model, params, "image_embed", image_states(model, params, batch))
+
+
+def text_embed(model: Any, params: PyTree, batch: Batch) -> Array:
+    """`[B,C]` f32 unit vectors of the texts."""
+    states = call(model, params, "encode_text", batch["text"], batch["text_mask"])
+    return call(model, params, "text_embed", states)
+
+
+def fused_states(model: Any, params: PyTree, batch: Batch) -> Array:
+    """`[B,L,D]` text states after fusion with their images."""
+    states = call(model, params, "encode_text", batch["text"], batch["text_mask"])
+    return call(model, params, "fuse", states, batch["text_mask"], image_states(model, params, batch))
+
+
+def match_logits(model: Any, params: PyTree, batch: Batch) -> Array:
+    """Logits (no match, match) of each image with its text, or with each of its `K` texts.
+
+    Args:
+      model: with `encode_image`, `encode_text`, `fuse`, `match_logits`.
+      params: its parameters.
+      batch: `text` and `text_mask` are `[B,L]`, or `[B,K,L]` to compare one image with several texts; the keys
+        and values of the image are then computed once.
+
+    Returns:
+      `[B,2]` or `[B,K,2]` f32.
+    """
+    text, mask = batch["text"], batch["text_mask"]
+    shape = text.shape[:-1]
+    text, mask = text.reshape(-1, text.shape[-1]), mask.reshape(-1, mask.shape[-1])
+    index = jnp.repeat(jnp.arange(shape[0], dtype=jnp.int32), len(text) // shape[0])
+    states = call(model, params, "encode_text", text, mask)
+    fused = call(model, params, "fuse", states, mask, image_states(model, params, batch), image_index=index)
+    return call(model, params, "match_logits", fused).reshape(*shape, 2)
+
+
+def hypergraph(model: Any, params: PyTree, batch: Batch) -> dict[str, Array]:
+    """Per-example diagnostics of the hypergraph layers, `{"layers_<i>/<quantity>": [B]}`.
+
+    They are what the fusion layers wrote to the "diagnostics" collection; scanned layers are told apart.
+
+    Raises:
+      ValueError: the model has no hypergraph layer.
+    """
+    states = call(model, params, "encode_text", batch["text"], batch["text_mask"])
+    images = image_states(model, params, batch)
+    _, written = call(model, params, "fuse", states, batch["text_mask"], images, mutable=["diagnostics"])
+    found: dict[str, Array] = {}
+    for path, value in _leaves(written.get("diagnostics", {})):
+        found.update(_per_layer(path, value))
+    if not found:
+        raise ValueError("the model has no hypergraph layers, so there is nothing to diagnose")
+    return found
+
+
+def _leaves(tree: Mapping[str, Any] | Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Array]]:
+    if isinstance(tree, Mapping):
+        return [leaf for k, v in tree.items() for leaf in _leaves(v, (*path, k))]
+    return [(path, tree)]
+
+
+def _per_layer(path: tuple[str, ...], value: Array) -> dict[str, Array]:
+    """`{"layers_<i>/<rest>": [B]}`; the stack `layers_<a>_<b>` holds `[b-a,B]`."""
+    at = next(i for i, part in enumerate(path) if part.startswith("layers_"))
+    numbers = [int(n) for n in path[at].split("_")[1:]]
+    rest = path[-1]
+    if len(numbers) == 1:
+        return {f"layers_{numbers[0]}/{rest}": value}
+    return {f"layers_{n}/{rest}": value[n - numbers[0]] for n in range(*numbers)}

@@ -1,0 +1,205 @@
+"""Proves question readers and answers: weights, formats of ALBEF, VQA v2 and JSON Lines, lists of candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from data_fakes import picture, write_images, write_json, write_jsonl, write_zip
+
+from jaxvl.data.answers import best, build_answers, kind, read_answers, weigh
+from jaxvl.data.records import DataError
+from jaxvl.data.vqa import AlbefVQA, JsonlVQA, VqaV2
+
+TEN = ["yes"] * 6 + ["no"] * 3 + [""]
+
+
+def test_weights_are_shares_of_all_annotators():
+    assert weigh(TEN) == {"yes": 0.6, "no": 0.3}
+    assert weigh(["Red  Dog", "red dog ", "cat"]) == {"red dog": 2 / 3, "cat": 1 / 3}
+    assert weigh(["a", "a"], each=0.5) == {"a": 0.5} and weigh([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ({"yes": 0.5, "2": 0.4}, "yes/no"),
+        ({"2": 1.0}, "number"),
+        ({"2.5": 1.0}, "number"),
+        ({"two": 1}, "other"),
+        ({}, "other"),
+    ],
+)
+def test_kinds_of_answers(targets, expected):
+    assert kind(targets) == expected
+
+
+def test_the_best_answer_breaks_ties_by_string():
+    assert best({"b": 0.5, "a": 0.5, "c": 0.1}) == "a" and best({}) is None
+
+
+ALBEF = [
+    {"question_id": 5, "question": "Is it?", "answer": TEN, "image": "val2014/a.png", "dataset": "vqa"},
+    {"question": "What?", "answer": "dog", "image": "image/1.png", "dataset": "vg"},
+    {"question_id": 6, "question": "Why?", "image": "val2014/a.png", "dataset": "vqa"},
+]
+
+
+def test_albef_files_mix_vqa_and_visual_genome(tmp_path):
+    vqa, vg = (
+        write_images(tmp_path / "coco", ["val2014/a.png"]),
+        write_zip(tmp_path / "vg.zip", ["x", "image/1.png"][1:]),
+    )
+    reader = AlbefVQA(write_json(tmp_path / "vqa.json", ALBEF), vqa_root=vqa, vg_root=vg)
+    first, second, third = (reader.annotation(i) for i in range(3))
+    assert first == {
+        "image": "val2014/a.png", "question": "Is it?", "answers": TEN, "targets": {"yes": 0.6, "no": 0.3},
+        "answer_type": "yes/no", "question_id": 5, "image_id": 0,
+    }  # fmt: skip
+    assert second["targets"] == {"dog": 0.5} and second["question_id"] == -1 and second["image_id"] == 1
+    assert third["answers"] == [] and third["targets"] == {} and third["image_id"] == 0
+    assert np.array_equal(reader.image(1), picture(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "gqa"}, r'field \'dataset\': is \'gqa\'\. Write "vqa" or "vg"'),
+        ({"dataset": None}, r"field 'dataset': is None"),
+        ({"question": ""}, "field 'question': is empty"),
+        (
+            {"answer": [1, 2]},
+            "field 'answers': is not a string or a list of strings. Write answers as strings",
+        ),
+        ({"question_id": 2**40}, r"field 'question_id': is 1099511627776, not an integer below 2\^31"),
+    ],
+)
+def test_malformed_albef_questions_are_named(change, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        AlbefVQA(write_json(tmp_path / "vqa.json", [{**ALBEF[0], **change}]))
+
+
+def official(tmp_path, subtype: str = "val2014"):
+    questions = [
+        {"question_id": 250, "image_id": 25, "question": "Is it?"},
+        {"question_id": 251, "image_id": 25, "question": "Who?"},
+    ]
+    content = {"questions": questions, "data_subtype": subtype}
+    truth = [
+        {
+            "question_id": q,
+            "answer_type": t,
+            "answers": [{"answer": a, "answer_id": i} for i, a in enumerate(answers)],
+        }
+        for q, t, answers in ((251, "other", ["man"] * 10), (250, "yes/no", TEN))
+    ]
+    return (
+        write_json(tmp_path / f"{subtype}_questions.json", content),
+        write_json(tmp_path / f"{subtype}_annotations.json", {"annotations": truth}),
+    )
+
+
+def test_official_files_are_joined_by_question_id(tmp_path):
+    questions, annotations = official(tmp_path)
+    root = write_images(tmp_path / "coco", ["val2014/COCO_val2014_000000000025.jpg"])
+    reader = VqaV2(questions, annotations=annotations, images=root)
+    assert reader.annotation(0) == {
+        "image": "val2014/COCO_val2014_000000000025.jpg", "question": "Is it?", "answers": TEN,
+        "targets": {"yes": 0.6, "no": 0.3}, "answer_type": "yes/no", "question_id": 250, "image_id": 25,
+    }  # fmt: skip
+    assert reader.annotation(1)["targets"] == {"man": 1.0} and reader.image(1).shape == (40, 50, 3)
+    flat = VqaV2(questions, images=tmp_path / "coco" / "val2014")  # no annotations, no folder level
+    assert flat.annotation(0)["answers"] == [] and flat.image(0).shape == (40, 50, 3)
+
+
+def test_official_splits_combine_and_test_dev_uses_the_test_images(tmp_path):
+    files = [official(tmp_path, subtype) for subtype in ("train2014", "test-dev2015")]
+    reader = VqaV2([q for q, _ in files], images=tmp_path, image_template="{split}/%d.jpg")
+    assert [reader.annotation(i)["image"] for i in (0, 2)] == ["train2014/25.jpg", "test2015/25.jpg"]
+
+
+def test_official_files_that_do_not_match_are_named(tmp_path):
+    questions, annotations = official(tmp_path)
+    other = write_json(
+        tmp_path / "other.json", {"annotations": [{"question_id": 250, "answers": [{"answer": "x"}]}]}
+    )
+    with pytest.raises(
+        DataError, match=r"row 2, field 'question_id': 251 has no annotation\. Give the annotations"
+    ):
+        VqaV2(questions, annotations=other, images=tmp_path)
+    with pytest.raises(
+        DataError, match=r"annotations\.json: no list 'questions' in it \(it has annotations\)"
+    ):
+        VqaV2(annotations, images=tmp_path)
+    bare = write_json(
+        tmp_path / "bare.json", {"questions": [{"question_id": 1, "image_id": 1, "question": "q"}]}
+    )
+    with pytest.raises(DataError, match=r"bare\.json: no 'data_subtype': pass image_template"):
+        VqaV2(bare, images=tmp_path)
+
+
+def test_jsonl_takes_answer_or_answers_and_infers_the_rest(tmp_path):
+    rows = [
+        {"image_id": 7, "question": "Is it?", "answer": "no", "answer_type": "yes/no", "extra": 1},
+        {"image": "b.png", "question": "What?", "answers": ["tape_dispenser", "book"], "question_id": 77},
+        {"image": "b.png", "question": "How many?", "answers": ["3"] * 10, "answer": "4"},
+        {"image": "b.png", "question": "Open?"},
+    ]
+    path = write_jsonl(tmp_path / "qa.jsonl", rows)
+    reader = JsonlVQA(path, images=tmp_path, image_template="%04d.png", answer_separator="_")
+    got = [reader.annotation(i) for i in range(4)]
+    assert [r["image"] for r in got] == ["0007.png", "b.png", "b.png", "b.png"]
+    assert [r["answers"] for r in got] == [["no"], ["tape dispenser", "book"], ["3"] * 10, []]
+    assert got[1]["targets"] == {"tape dispenser": 0.5, "book": 0.5}
+    assert [r["answer_type"] for r in got] == ["yes/no", "other", "number", "other"]
+    assert [r["question_id"] for r in got] == [0, 77, 2, 3]
+    assert reader.check_command.endswith(
+        "--format jsonl --image-template %04d.png --answer-separator _ --decode all"
+    )
+
+
+def questions(tmp_path, answers: list[list[str]]) -> JsonlVQA:
+    rows = [{"image": "a", "question": "q", "answers": a} for a in answers]
+    return JsonlVQA(write_jsonl(tmp_path / "qa.jsonl", rows), images=tmp_path)
+
+
+def test_candidates_are_counted_by_best_answer_or_by_all(tmp_path):
+    reader = questions(tmp_path, [["yes", "yes", "no"], ["yes"], ["no"], ["cat"], [], ["b"], ["b"]])
+    assert build_answers(reader) == ["b", "yes", "cat", "no"]  # equal counts by string
+    assert build_answers(reader, count="all") == ["b", "no", "yes", "cat"]
+    assert build_answers(reader, min_count=2) == ["b", "yes"] and build_answers(reader, top=1) == ["b"]
+    with pytest.raises(ValueError, match="no answer is given to 5 questions or more: lower min_count"):
+        build_answers(reader, min_count=5)
+    with pytest.raises(ValueError, match="count='most' must be 'best' or 'all'"):
+        build_answers(reader, count="most")
+
+
+@pytest.mark.parametrize(
+    "content", [["yes", "no", ""], {"no": 1, "yes": 0, "": 2}, [{"no": 1, "yes": 0, "": 2}, {"0": "yes"}]]
+)
+def test_lists_of_candidates_keep_their_order(content, tmp_path):
+    assert read_answers(write_json(tmp_path / "answer_list.json", content)) == ["yes", "no", ""]
+
+
+def test_a_text_list_has_one_candidate_a_line(tmp_path):
+    (tmp_path / "answers.txt").write_text("yes\nno\n")
+    assert read_answers(tmp_path / "answers.txt") == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (["yes", "yes"], r"1 answers are repeated \(yes\): keep each once"),
+        ([1, 2], "not a list of answer strings"),
+        ([], "not a list of answer strings"),
+        ({"yes": 0, "no": 2}, "indices of the answers are not 0 to 1"),
+    ],
+)
+def test_wrong_lists_are_explained(content, message, tmp_path):
+    with pytest.raises(DataError, match=rf"answer_list\.json: .*{message}"):
+        read_answers(write_json(tmp_path / "answer_list.json", content))
+
+
+def test_a_missing_list_is_named(tmp_path):
+    for name in ("a.json", "a.txt"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}"):
+            read_answers(tmp_path / name)

@@ -1,0 +1,210 @@
+"""The loop: one compilation, one prepare and finish per update, exact resume, late but certain stops.
+
+A linear model with a counter and a ring buffer as `extra` stands in for a real task.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxvl.checkpoint import Checkpoints
+from jaxvl.sharding import Partition
+from jaxvl.train import NonFiniteError, Preempted, Trainer
+
+BATCH = 8
+
+
+class Linear:
+    """Mean squared error of `x @ w`; `extra` counts updates and keeps the last batch's targets."""
+
+    def __init__(self):
+        self.predictors = {"output": lambda params, batch, rng: batch["x"] @ params["w"]}
+
+    def init(self, rng, batch):
+        init = nn.with_logical_partitioning(nn.initializers.normal(), ("embed", None))
+        return {"w": init(rng, (batch["x"].shape[-1], 1), jnp.float32)}
+
+    def start(self, params, rng):
+        return {"updates": jnp.int32(0), "ring": jnp.zeros((BATCH,))}
+
+    def prepare(self, params, extra):
+        return {**extra, "updates": extra["updates"] + 1}
+
+    def loss(self, params, extra, batch, rng):
+        noise = jax.random.normal(rng, (1,)) * 1e-3
+        error = (batch["x"] @ params["w"])[:, 0] - batch["y"] + 0 * noise.sum()
+        loss = jnp.square(error).mean()
+        return loss, ({"y": batch["y"]}, {"loss": (loss, jnp.ones(()))})
+
+    def finish(self, extra, aux):
+        return {**extra, "ring": aux["y"]}
+
+
+class Examples:
+    """Rows of a fixed random matrix and a linear function of them; `bad` marks one row whose target is NaN."""
+
+    def __init__(self, n=64, bad=None):
+        rng = np.random.default_rng(0)
+        self.x = rng.normal(size=(n, 4)).astype(np.float32)
+        self.y = self.x @ np.array([1.0, -2.0, 0.5, 3.0], np.float32)
+        if bad is not None:
+            self.y[bad] = np.nan
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return {"x": self.x[i], "y": self.y[i]}
+
+    def augmented(self, i, rng):
+        return self[i]
+
+    def annotation(self, i):
+        return {}
+
+
+class Batches:
+    """The loader's interface over `Examples`, in order; calls `at(step)` before it hands out a step."""
+
+    batch_size = BATCH
+
+    def __init__(self, source=None, at=lambda step: None):
+        self.source, self.at = source or Examples(), at
+
+    def batches(self, start, stop):
+        for step in range(start, stop):
+            self.at(step)
+            ids = (np.arange(BATCH) + step * BATCH) % len(self.source)
+            rows = [self.source[i] for i in ids]
+            batch = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
+            yield {**batch, "id": ids.astype(np.int32), "mask": np.ones(BATCH, bool)}
+
+
+class Silent:
+    """A log and a progress display that remember what they were given."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write_scalars(self, step, scalars):
+        self.rows.append((step, scalars))
+
+    def update(self, step, scalars):
+        pass
+
+
+def trainer(accumulate=1, seed=0, **mesh):
+    partition = Partition.create(mesh=mesh or dict(data=1, model=1), rules="fsdp")
+    return Trainer(
+        Linear(), optax.adam(0.1), partition=partition, seed=seed, accumulate=accumulate, eval_batch_size=8
+    )
+
+
+def example():
+    return next(Batches().batches(0, 1))
+
+
+def fit(t, folder, *, steps, state=None, loader=None, log=None, **kwargs):
+    checkpoints = Checkpoints(folder)
+    state = t.init(example()) if state is None else state
+    kwargs = dict(save_every_seconds=None, log_every=1, meta={}) | kwargs
+    try:
+        return t.fit(
+            state,
+            loader or Batches(),
+            steps=steps,
+            log=log or Silent(),
+            progress=Silent(),
+            checkpoints=checkpoints,
+            **kwargs,
+        )
+    finally:
+        checkpoints.close()
+
+
+def test_loss_falls_and_each_program_is_traced_once(tmp_path):
+    t, log = trainer(), Silent()
+    state = fit(t, tmp_path, steps=30, log=log)
+    losses = [row["loss"] for _, row in log.rows]
+    assert losses[-1] < 0.7 * losses[0]
+    for n in (5, 8, 13):
+        assert t.predict(state.params, "output", Examples(n)).shape == (n, 1)
+    assert t.traces == {"step": 1, "output": 1}
+
+
+def test_predictions_are_in_order_and_without_padding(tmp_path):
+    t = trainer()
+    state, source = t.init(example()), Examples(21)
+    want = source.x @ np.asarray(state.params["w"])
+    np.testing.assert_allclose(t.predict(state.params, "output", source), want, atol=1e-6)
+
+
+def test_accumulation_equals_one_large_batch_with_one_prepare_and_one_finish(tmp_path):
+    whole = fit(trainer(), tmp_path / "a", steps=3)
+    parts = fit(trainer(accumulate=4), tmp_path / "b", steps=3)
+    np.testing.assert_allclose(whole.params["w"], parts.params["w"], rtol=1e-5)
+    assert int(parts.extra["updates"]) == 3
+    np.testing.assert_array_equal(whole.extra["ring"], parts.extra["ring"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_eight_devices_equal_one(tmp_path, accumulate):
+    one = fit(trainer(accumulate), tmp_path / "a", steps=5)
+    four = fit(trainer(accumulate, data=4, model=1), tmp_path / "b", steps=5)
+    np.testing.assert_allclose(one.params["w"], four.params["w"], rtol=1e-5)
+    assert four.params["w"].sharding.shard_shape((4, 1)) == (1, 1)
+
+
+def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path):
+    whole = fit(trainer(), tmp_path / "a", steps=9)
+    fit(trainer(), tmp_path / "b", steps=4)
+    t = trainer()
+    t.init(example())
+    state = Checkpoints(tmp_path / "b").restore(4, t.abstract)
+    resumed = fit(t, tmp_path / "b", steps=9, state=state)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_non_finite_loss_names_step_term_and_examples_and_is_not_saved(tmp_path):
+    loader = Batches(Examples(bad=19))
+    with pytest.raises(
+        NonFiniteError, match=r"step 3: grad_norm, loss not finite; example ids.* 16, 17, 18, 19"
+    ):
+        fit(trainer(), tmp_path, steps=8, loader=loader, save_every_steps=1)
+    assert Checkpoints(tmp_path).latest() == 2
+
+
+def test_sigterm_saves_and_stops_within_the_lag(tmp_path):
+    loader = Batches(at=lambda step: step == 3 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted) as stopped:
+        fit(trainer(), tmp_path, steps=50, loader=loader)
+    assert 4 <= stopped.value.step <= 6
+    assert Checkpoints(tmp_path).latest() == stopped.value.step
+
+
+def test_seconds_between_checkpoints_are_respected(tmp_path):
+    fit(trainer(), tmp_path, steps=6, save_every_seconds=0.0)
+    assert len(Checkpoints(tmp_path).steps()) >= 2
+
+
+def test_unknown_predictor_and_empty_source_are_named(tmp_path):
+    t = trainer()
+    state = t.init(example())
+    with pytest.raises(KeyError, match="no predictor 'outpt'; it has \\['output'\\]"):
+        t.predict(state.params, "outpt", Examples())
+    with pytest.raises(ValueError, match="empty"):
+        t.predict(state.params, "output", Examples(0))
+
+
+def test_start_follows_loaded_parameters():
+    t = trainer()
+    state = t.init(example(), load=lambda fresh: {"w": np.full_like(fresh["w"], 2.0)})
+    np.testing.assert_array_equal(state.params["w"], 2.0)

@@ -20,10 +20,10 @@ from ml_collections import ConfigDict
 from jaxvl import optim
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import SOURCES, scenes
+from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.images import ImageTransform
 from jaxvl.data.loader import Loader
 from jaxvl.data.source import FORMATS, Examples
-from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.text import Tokenizer, answer_array
 from jaxvl.evals import EVALS
 from jaxvl.interop import minilm_dir

@@ -72,7 +72,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs between runs, unless JAX is told where already."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values.get("jax_compilation_cache_dir"):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxvl" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -191,7 +191,10 @@ def fit(
             save_every_steps=config.checkpoint.every_steps,
             save_every_seconds=config.checkpoint.every_seconds,
             evaluation=evaluation,
-            scalars=lambda step: {"learning_rate": float(schedule(step - 1)), "replaced_images": loader.replaced},
+            scalars=lambda step: {
+                "learning_rate": float(schedule(step - 1)),
+                "replaced_images": loader.replaced,
+            },
         )
 
 

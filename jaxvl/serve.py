@@ -77,18 +77,18 @@ class Answerer:
           ValueError: list lengths that do not pair up, an empty question, an image that cannot be decoded.
         """
         many = isinstance(image, (list, tuple)) or isinstance(question, (list, tuple))
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
-        questions = list(question) if isinstance(question, (list, tuple)) else [question]
+        images: list[ImageLike] = list(image) if isinstance(image, (list, tuple)) else [image]
+        questions = [question] if isinstance(question, str) else list(question)
         images, questions = pair_up(images, questions)
         index, pixels = self.distinct(images)
-        states = self.trainer.predict(self.params, "image_states", Rows(pixels))
+        states = np.asarray(self.trainer.predict(self.params, "image_states", Rows(pixels)))
         rows = []
         for row, text in zip(index, questions, strict=True):
             if not text.strip():
                 raise ValueError("a question is empty")
             ids, mask = self.tokenizer.ids(clean_question(text, max_words=50), self.length)
             rows.append({"image_states": states[row], "text": ids, "text_mask": mask})
-        out = self.trainer.predict(self.params, "answer", Rows(rows))
+        out: Any = self.trainer.predict(self.params, "answer", Rows(rows))
         found = [
             [
                 Answer(self.answers[int(a)], float(p))
@@ -149,6 +149,9 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
     name = done[0]
     tok = build.tokenizer(config, root)
     answers = cfg.load_list(root / name / "answers.json")
+    config.precision.layers = "unroll"  # the form in which parameters are stored
+    config.stages[name].task.top_n = config.stages[name].task.k_test  # all that are ranked can be asked for
+    text = config.stages[name].format
     task = build.task(config, name, tok, answers, steps_per_epoch=1)
     trainer = Trainer(
         task, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), eval_batch_size=batch_size
@@ -161,5 +164,5 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
         tokenizer=tok,
         images=build.images(config, name),
         answers=answers,
-        length=config.stages[name].format.length,
+        length=text.eval_length or text.length,
     )

@@ -44,8 +44,7 @@ class NonFiniteError(FloatingPointError):
     """A loss term or the gradient is NaN or infinite."""
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that training changes. `frozen` (a teacher) is sharded and passed in, never saved."""
 
     step: Array
@@ -163,7 +162,7 @@ class Trainer:
         self.eval_batch_size = -(-eval_batch_size // shards) * shards
         self.traces: collections.Counter[str] = collections.Counter()
         self._predictors: dict[Any, Callable[..., Any]] = {}
-        self._step = None
+        self._step: Callable[..., Any] | None = None
         self.abstract: TrainState | None = None
 
     # ---- state ------------------------------------------------------------------------------------------

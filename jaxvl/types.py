@@ -75,7 +75,9 @@ class Task(Protocol):
         """The `extra` that this optimiser update sees; called once before its micro-batches (momentum update)."""
         ...
 
-    def loss(self, params: PyTree, extra: PyTree, batch: Batch, rng: Key) -> tuple[Array, tuple[PyTree, Metrics]]:
+    def loss(
+        self, params: PyTree, extra: PyTree, batch: Batch, rng: Key
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
         """(scalar loss, (aux, metrics)). `aux` leaves have a leading example axis and go to `finish`."""
         ...
 

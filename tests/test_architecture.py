@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_configs_and_types_stay_small():
 
 def test_types_imports_no_jax_at_run_time():
     code = "import sys, jaxvl.types; assert 'jax' not in sys.modules, 'jaxvl.types imports jax'"
-    subprocess.run(["python", "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_no_pickle_of_the_standard_library_is_loaded():
@@ -90,7 +91,6 @@ def test_no_pickle_of_the_standard_library_is_loaded():
 def test_import_contracts_hold():
     linter = pytest.importorskip("importlinter", reason="pip install '.[lint]' to check import contracts")
     assert linter
-    done = subprocess.run(
-        ["lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

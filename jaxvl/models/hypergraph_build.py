@@ -82,7 +82,7 @@ def similarity(phi_bnd: Array, centre_bed: Array) -> Array:
     return exact("bnd,bed->bne", phi_bnd, centre_bed)
 
 
-def kth_largest(x: Array, count: int, *, axis: int) -> Array:
+def kth_largest(x: Array, count: int | Array, *, axis: int) -> Array:
     """The `count`-th largest of `x` (float32, no NaN) along `axis`, which is kept with size 1.
 
     A search over the 32 bits of the answer, each of which costs one comparison and one sum. `lax.top_k` is run by
@@ -100,10 +100,11 @@ def kth_largest(x: Array, count: int, *, axis: int) -> Array:
     return lax.bitcast_convert_type(jnp.where(found >= sign, found ^ sign, ~found), jnp.float32)
 
 
-def top(score: Array, count: int, *, axis: int) -> Array:
-    """bool, True at the `count` largest of `score` along `axis`, or at all; the lowest index wins a tie."""
-    if count >= score.shape[axis]:
-        return jnp.ones(score.shape, bool)
+def top(score: Array, count: int | Array, *, axis: int) -> Array:
+    """bool, True at the `count` largest of `score` along `axis`; the lowest index wins a tie.
+
+    `count` is at most the size of the axis, and broadcasts against `score` reduced over it.
+    """
     limit = kth_largest(score, count, axis=axis)
     above, tie = score > limit, score == limit
     room = count - above.sum(axis, keepdims=True)
@@ -117,10 +118,12 @@ def best(score_bne: Array, count: int) -> Array:
     return top(score_bne, count, axis=-1)
 
 
-def nearest(score_bne: Array, mask_bn: Array, count: int) -> Array:
-    """bool `[B,N,E]`: the `count` best valid nodes of each hyperedge (fewer where there are fewer)."""
-    valid = mask_bn[..., None]
-    return top(jnp.where(valid, score_bne, -jnp.inf), count, axis=1) & valid
+def nearest(score_bne: Array, *quotas: tuple[Array, int]) -> Array:
+    """bool `[B,N,E]`: of each hyperedge the `count` best nodes of every quota `(mask_bn, count)`, or all of them."""
+    masks = jnp.stack([mask for mask, _ in quotas], 1)[..., None]
+    counts = jnp.array([min(count, score_bne.shape[1]) for _, count in quotas])[:, None, None]
+    chosen = top(jnp.where(masks, score_bne[:, None], -jnp.inf), counts, axis=2)
+    return (chosen & masks).any(1)
 
 
 def grid_centres(phi_bpd: Array, grid: int) -> Array:
@@ -200,7 +203,7 @@ def visual_nodes(v_bpd: Array, *, options: HyperedgeOptions) -> VisualNodes:
     centre = clustered(phi, mask, seed, options)
     score = similarity(phi, centre)
     fixed = options.mode == "cluster_knn" and options.knn_quota == "modality"
-    near = nearest(lax.stop_gradient(score), mask, options.k_v) if fixed else None
+    near = nearest(lax.stop_gradient(score), (mask, options.k_v)) if fixed else None
     return VisualNodes(phi, None, centre, score, near)
 
 
@@ -266,12 +269,14 @@ def _cluster_edges(
 
 def _neighbours(visual: VisualNodes, score: Array, mask: Array, options: HyperedgeOptions) -> Array:
     if options.knn_quota == "joint":
-        return nearest(score, mask, options.knn_k)
+        return nearest(score, (mask, options.knn_k))
     visuals = visual.phi_bpd.shape[1]
-    near = visual.near_bpe
-    if near is None:
-        near = nearest(score[:, :visuals], mask[:, :visuals], options.k_v)
-    return jnp.concatenate([near, nearest(score[:, visuals:], mask[:, visuals:], options.k_t)], 1)
+    first = jnp.arange(mask.shape[1]) < visuals
+    words = (mask & ~first, options.k_t)
+    if visual.near_bpe is None:
+        return nearest(score, (mask & first, options.k_v), words)
+    near = jnp.pad(visual.near_bpe, ((0, 0), (0, mask.shape[1] - visuals), (0, 0)))
+    return near | nearest(score, words)
 
 
 def _node_edges(phi: Array, mask: Array, options: HyperedgeOptions) -> tuple[Array, Array, Array]:
@@ -279,7 +284,7 @@ def _node_edges(phi: Array, mask: Array, options: HyperedgeOptions) -> tuple[Arr
     own = jnp.eye(phi.shape[1], dtype=bool)
     square = jnp.where(own, 0.0, _square_distance(phi, phi, similarity(phi, phi)))
     rank = jnp.where(own, jnp.inf, -lax.stop_gradient(square))  # the centre itself is always a member
-    member = nearest(rank, mask, options.knn_k) & mask[:, None, :]
+    member = nearest(rank, (mask, options.knn_k)) & mask[:, None, :]
     return member, member, square
 
 

@@ -8,6 +8,7 @@ always float32. `train` is a field, not an argument, so that scanned and remater
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,22 @@ WHOLE: Axes = ("embed", None)
 FEATURES: Axes = ("embed", "feat")
 
 MASKED = -1e4  # additive attention mask of BERT; exp underflows to exactly 0 in float32
-normal = nn.initializers.normal(0.02)
+table = nn.initializers.normal(0.02)
 zeros = nn.initializers.zeros_init()
 ones = nn.initializers.ones_init()
+
+
+def normal(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
+    """BERT's N(0, 0.02) for kernels of 768 inputs and more; narrower ones keep its gain, 0.02 sqrt(768).
+
+    With 0.02 at 100 inputs, sums come out a third as large, and small models sit still for their first epochs.
+    """
+    return scaled(math.prod(shape[:-1]))(key, shape, dtype)
+
+
+def scaled(inputs: int) -> Init:
+    """N(0, 0.02 sqrt(768 / inputs)), at least 0.02."""
+    return nn.initializers.normal(0.02 * max(1.0, 768 / inputs) ** 0.5)
 
 
 def torch_uniform(fan_in: int) -> Init:
@@ -40,7 +54,7 @@ def torch_uniform(fan_in: int) -> Init:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def logical(init: Init, *axes: str | None) -> Init:
+def logical(init: Init, *axes: str | None) -> Callable[..., Any]:
     """`init` whose result is boxed with one logical axis name per dimension."""
     return nn.with_logical_partitioning(init, axes)
 
@@ -119,7 +133,7 @@ class Embedding(nn.Module):
     def setup(self) -> None:
         self.embedding = self.param(
             "embedding",
-            logical(normal, self.axis, None),
+            logical(table, self.axis, None),
             (self.size, self.width),
             jnp.float32,
         )

@@ -64,7 +64,11 @@ def adapt(
     """
     source = flatten_dict(unstack_layers(loaded), sep="/")
     target = flatten_dict(unstack_layers(fresh), sep="/")
-    taken, resized, kept, used, out = [], [], [], set(), {}
+    taken: list[str] = []
+    resized: list[str] = []
+    kept: list[str] = []
+    used: set[str] = set()
+    out: dict[str, Array] = {}
     for path, value in target.items():
         origin = _origin(path, source, renames)
         if origin is None:

@@ -22,8 +22,8 @@ from jaxvl.models.layers import (
     LayerNorm,
     PatchEmbed,
     batch_major,
-    normal,
     run_layers,
+    scaled,
 )
 
 EPS = 1e-6
@@ -120,8 +120,10 @@ class VisionTransformer(nn.Module):
                 f"image is {image.shape[1]}x{image.shape[2]} but the model was built with image_size={size}"
             )
         # Too small to shard: plain parameters without logical axes are replicated.
-        cls_token = self.param("cls_token", normal, (1, 1, self.width), jnp.float32)
-        pos_embed = self.param("pos_embed", normal, (1, 1 + (size // patch) ** 2, self.width), jnp.float32)
+        cls_token = self.param("cls_token", scaled(self.width), (1, 1, self.width), jnp.float32)
+        pos_embed = self.param(
+            "pos_embed", scaled(self.width), (1, 1 + (size // patch) ** 2, self.width), jnp.float32
+        )
         patches = PatchEmbed(patch, self.width, dtype=self.dtype, name="patch_embed")(image)
         first = jnp.broadcast_to(cls_token.astype(self.dtype), (image.shape[0], 1, self.width))
         x_bpd = jnp.concatenate([first, patches], axis=1) + pos_embed.astype(self.dtype)

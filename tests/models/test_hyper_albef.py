@@ -26,7 +26,7 @@ HYPER = HyperALBEF(
     embed_dim=8,
     image_size=16,
     vision=dict(patch=4, depth=1),
-    hypergraph=dict(layers=(1,), grid=2, k_v=4, k_t=2),
+    hypergraph=dict(layers=(1,), grid=2, iters=1, k_v=4, k_t=2),
 )
 ALBEF = HYPER.clone(hypergraph=None)
 IMAGE = draw(3, 16, 16, 3)
@@ -238,6 +238,7 @@ def test_word_table_is_tied():
     close(got[..., -1] - bias[-1], -(want[..., -1] - bias[-1]), 1e-5)
 
 
+@pytest.mark.slow
 def test_scan_and_remat_keep_outputs_and_gradients():
     """Of fusion; text and image encoders and the decoder are tested on their own."""
     unrolled = HYPER.clone(fusion_depth=3)

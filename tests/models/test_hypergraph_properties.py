@@ -42,7 +42,7 @@ made = jax.jit(graph_of, static_argnames="options")
 
 
 @few
-@given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from([0, 1]))
+@given(st.integers(0, 2**31), st.integers(1, 7), st.sampled_from([0, 1]))
 def test_largest_are_those_of_a_stable_sort_with_ties_infinities_and_signed_zeros(seed, count, axis):
     pool = np.array([-np.inf, -3.5, -1e-30, -0.0, 0.0, 1e-30, 2, 2.0000002, 1e30, np.inf], np.float32)
     x = np.random.default_rng(seed).choice(pool, (7, 7))

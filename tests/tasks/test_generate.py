@@ -140,7 +140,7 @@ def test_cached_image_states_give_the_same_answers():
     task, rows = make(), questions()
     params, _ = started(task, rows)
     cached = {k: v for k, v in rows.items() if k != "image"}
-    cached["image_states"] = task.predictors["image_states"](params, rows, KEY)
+    cached["image_states"] = jax.jit(task.predictors["image_states"])(params, rows, KEY)
     for name in ("answer", "log_likelihood"):
         want, got = (jax.jit(task.predictors[name])(params, x, KEY) for x in (rows, cached))
         jax.tree.map(lambda w, g: np.testing.assert_allclose(g, w, rtol=1e-6), want, got)
@@ -161,8 +161,13 @@ def test_log_likelihood_is_that_of_the_batchs_answers():
 
 @pytest.mark.parametrize(
     ("row", "why"),
-    [([5, 6, SEP, PAD, PAD], "no CLS"), ([CLS, 5, 6, PAD, PAD], "no SEP"), ([CLS, PAD, 5, SEP, PAD], "hole"), ([CLS, SEP, 0, 0, 0], "empty")],
-)  # fmt: skip
+    [
+        ([5, 6, SEP, PAD, PAD], "no CLS"),
+        ([CLS, 5, 6, PAD, PAD], "no SEP"),
+        ([CLS, PAD, 5, SEP, PAD], "hole"),
+        ([CLS, SEP, 0, 0, 0], "empty"),
+    ],
+)
 def test_a_malformed_candidate_is_named(row, why):
     with pytest.raises(ValueError, match=r"answers\[6\].*expected \[CLS\] pieces \[SEP\]"):
         make(answers=np.vstack([ANSWERS, row]))

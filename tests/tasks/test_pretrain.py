@@ -20,6 +20,10 @@ def make(**options) -> PretrainTask:
     return PretrainTask(options.pop("model", TinyModel()), tokens=TOKENS, **{"queue_size": 8, **options})
 
 
+def predicted(task, name, params, rows):
+    return jax.jit(task.predictors[name])(params, rows, KEY)
+
+
 def metrics(task, params, extra, rows, key=KEY) -> dict[str, float]:
     loss, (_, found) = jax.jit(task.loss)(params, extra, rows, key)
     means = {name: float(total / weight) for name, (total, weight) in found.items()}
@@ -86,8 +90,7 @@ def test_the_task_is_registered():
 
 def embeddings(task, params, rows):
     return (
-        np.asarray(task.predictors[name](params, rows, KEY), np.float64)
-        for name in ("image_embed", "text_embed")
+        np.asarray(predicted(task, name, params, rows), np.float64) for name in ("image_embed", "text_embed")
     )
 
 
@@ -198,7 +201,7 @@ def test_a_batch_without_any_negative_trains_on_the_positives_alone():
     rows = batch(4) | {"image_id": jnp.zeros(4, jnp.int32)}
     task = make(itc=None, mlm=None, itm=dict(exclude="image_id"))
     params, extra = started(task, rows)
-    match = np.asarray(task.predictors["match"](params, rows, KEY))
+    match = np.asarray(predicted(task, "match", params, rows))
     np.testing.assert_allclose(metrics(task, params, extra, rows)["itm"], -np.log(match).mean(), rtol=1e-5)
 
 
@@ -207,7 +210,7 @@ def test_matching_labels_the_three_thirds_and_counts_both_kinds_of_negatives():
     task = make(itc=None, mlm=None)
     params, extra = started(task, rows)
     swapped = rows | {"image": rows["image"][::-1]}
-    own, other = (np.asarray(task.predictors["match"](params, x, KEY)) for x in (rows, swapped))
+    own, other = (np.asarray(predicted(task, "match", params, x)) for x in (rows, swapped))
     want = -(np.log(own).sum() + 2 * np.log(1 - other).sum()) / 6
     found = metrics(task, params, extra, rows)
     np.testing.assert_allclose(found["itm"], want, rtol=1e-5)
@@ -345,9 +348,9 @@ def test_cached_image_states_give_what_the_image_gives():
     task, rows = make(), batch()
     params, _ = started(task, rows)
     cached = {k: v for k, v in rows.items() if k != "image"}
-    cached["image_states"] = task.predictors["image_states"](params, rows, KEY)
+    cached["image_states"] = predicted(task, "image_states", params, rows)
     for name in ("image_embed", "match", "match_logit"):
-        want, got = (task.predictors[name](params, x, KEY) for x in (rows, cached))
+        want, got = (predicted(task, name, params, x) for x in (rows, cached))
         np.testing.assert_array_equal(got, want)
 
 
@@ -355,8 +358,8 @@ def test_several_texts_of_an_image_are_matched_in_one_row():
     task, rows = make(), batch(4)
     params, _ = started(task, rows)
     many = {k: jnp.stack([rows[k], rows[k][::-1]], axis=1) for k in ("text", "text_mask")}
-    got = task.predictors["match"](params, {"image": rows["image"], **many}, KEY)
+    got = predicted(task, "match", params, {"image": rows["image"], **many})
     flipped = rows | {k: rows[k][::-1] for k in ("text", "text_mask")}
-    want = [task.predictors["match"](params, x, KEY) for x in (rows, flipped)]
+    want = [predicted(task, "match", params, x) for x in (rows, flipped)]
     assert got.shape == (4, 2)
     np.testing.assert_allclose(got, np.stack(want, axis=1), rtol=1e-6)

@@ -59,9 +59,10 @@ def outline(thing: Thing, *, image_size: int = 1) -> np.ndarray:
 
 
 def box(thing: Thing, *, image_size: int = 64) -> Box:
-    """Tight box (x1, y1, x2, y2) of a thing in pixels, within 0..image_size."""
+    """Tight box (x1, y1, x2, y2) of a thing with its rim, in pixels, within 0..image_size."""
     corners = outline(thing, image_size=image_size)
-    low, high = corners.min(axis=0).clip(0, image_size), corners.max(axis=0).clip(0, image_size)
+    rim = image_size / 64
+    low, high = (corners.min(axis=0) - rim).clip(0), (corners.max(axis=0) + rim).clip(None, image_size)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 

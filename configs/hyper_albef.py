@@ -16,53 +16,43 @@ HYPERGRAPH = dict(
     weights="identity", incidence="binary", incidence_p=1.0, incidence_grad="stop", mlp_ratio=1.0,
     residual="identity", theta_bias=None, visual_update=None, fusion="xattn", fusion_init="zero",
 )  # fmt: skip
+WEIGHTS = dict(vision=None, text=None, albef=None)  # foreign files to start from
 MOMENTUM = dict(decay=0.995, dropout="on")
+
+
+def files(*names: str) -> tuple[str, ...]:
+    return tuple(f"data/albef/{name}.json" for name in names)
 
 
 def stages() -> dict:
     """The recipe at paper size; `SCALES` changes sizes and sources."""
-    optim = dict(weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=None, new_lr_mult=1.0)
+    bounds = dict(temp=(0.001, 0.5))
+    optim = dict(weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=None, new_lr_mult=1.0, bounds=bounds)
     pretrain = dict(
-        init_from=None,
-        weights=dict(vision=None, text=None, albef=None),
-        model=dict(image_size=256),
+        init_from=None, weights=dict(WEIGHTS), model=dict(image_size=256),
         task=dict(
             name="pretrain", momentum=dict(MOMENTUM), queue_size=65536, distill=dict(alpha=0.4, warmup_epochs=1),
             itc=dict(targets="own", group=None), itm=dict(negatives="hard", group=None),
             mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
         ),
-        train=dict(
-            name="albef_captions", images="data/albef",
-            files=tuple(f"data/albef/{f}.json" for f in ("coco", "vg", "cc3m_train", "sbu")),
-        ),
-        val=None,
-        format=dict(name="caption", length=25),
-        images=dict(augment="albef", scale=(0.2, 1.0)),
-        answers=None,
+        train=dict(name="albef_captions", images="data/albef", files=files("coco", "vg", "cc3m_train", "sbu")),
+        val=None, format=dict(name="caption", length=25), images=dict(augment="albef", scale=(0.2, 1.0)), answers=None,
         optim=dict(optim, schedule=dict(name="albef", lr=1e-4, warmup_lr=1e-5, min_lr=1e-5, warmup=20)),
-        batch_size=256, accumulate=1, epochs=30, steps=None,
-        eval=dict(every_epochs=None, batch_size=64),
+        batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64),
         evals=dict(retrieval=dict(name="retrieval", k_test=128), match=dict(name="match")),
     )  # fmt: skip
     vqa = dict(
-        init_from="pretrain",
-        weights=dict(vision=None, text=None, albef=None),
-        model=dict(image_size=384, decoder_depth=6),
+        init_from="pretrain", weights=dict(WEIGHTS), model=dict(image_size=384, decoder_depth=6),
         task=dict(
-            name="generate", momentum=dict(MOMENTUM), distill=dict(alpha=0.4, warmup_epochs=1),
-            k_test=128, rank_score="albef", top_n=10,
-        ),
+            name="generate", momentum=dict(MOMENTUM), distill=dict(alpha=0.4, warmup_epochs=1), k_test=128,
+            rank_score="albef", top_n=10),
         train=dict(
-            name="albef_vqa", vqa_root="data/coco", vg_root="data/vg",
-            files=tuple(f"data/albef/{f}.json" for f in ("vqa_train", "vqa_val", "vg_qa")),
+            name="albef_vqa", vqa_root="data/coco", vg_root="data/vg", files=files("vqa_train", "vqa_val", "vg_qa"),
         ),
-        val=None,
-        format=dict(name="vqa", length=25, eval_length=64, answers=10, answer_length=8),
-        images=dict(augment="albef", scale=(0.5, 1.0)),
-        answers=dict(file="data/albef/answer_list.json", top=None),
+        val=None, format=dict(name="vqa", length=25, eval_length=64, answers=10, answer_length=8),
+        images=dict(augment="albef", scale=(0.5, 1.0)), answers=dict(file="data/albef/answer_list.json", top=None),
         optim=dict(optim, schedule=dict(name="albef", lr=2e-5, warmup_lr=1e-5, min_lr=1e-6, warmup=4)),
-        batch_size=256, accumulate=1, epochs=8, steps=None,
-        eval=dict(every_epochs=None, batch_size=32),
+        batch_size=256, accumulate=1, epochs=8, steps=None, eval=dict(every_epochs=None, batch_size=32),
         evals=dict(vqa=dict(name="vqa"), majority=dict(name="majority")),
     )  # fmt: skip
     # The blind baseline: the same training, but every image is the same constant.
@@ -70,13 +60,13 @@ def stages() -> dict:
     return dict(pretrain=pretrain, vqa=vqa, vqa_blind=blind)
 
 
-REPORT = dict(
-    pretrain=dict(
+REPORT = (
+    dict(
         title="Pre-training on held-out images",
         columns=("retrieval/tr_r1", "retrieval/tr_r5", "retrieval/ir_r1", "retrieval/ir_r5", "match/accuracy"),
         rows=(("Hyper-ALBEF", "pretrain", ""),),
     ),
-    vqa=dict(
+    dict(
         title="VQA accuracy (official metric)",
         columns=("accuracy", "accuracy/yes_no", "accuracy/number", "accuracy/other"),
         rows=(
@@ -87,19 +77,11 @@ REPORT = dict(
 )  # fmt: skip
 
 
-def everywhere(stages: tuple[str, ...], values: dict) -> dict:
-    """`values` under each of these stages."""
-    return {f"stages.{stage}.{path}": value for stage in stages for path, value in values.items()}
-
-
 PRETRAIN, VQA = ("pretrain",), ("vqa", "vqa_blind")
 
 
 def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
-    """The recipe on the embedded world: pictures of `size` pixels, `width` units, `examples` questions.
-
-    Pictures are not augmented: captions and questions name sides and colours.
-    """
+    """Embedded world, pictures of `size` pixels, without augmentation: texts name sides and colours."""
     world = dict(image_size=size, objects=(1, 3))
     asking = dict(world, name="scenes_vqa", hard=0.15)
     schedule = dict(name="cosine", lr=1e-3, min_lr=5e-5, warmup=0.05, warmup_lr=1e-5)
@@ -107,19 +89,19 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
         "text.vocab": "scenes",
         "model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.embed_dim": 64,
         "model.text_depth": 1, "model.fusion_depth": 2, "model.max_positions": 64,
-        "model.dropout": 0.0, "model.attn_dropout": 0.0, "model.vision.patch": size // 4,
-        "model.vision.depth": depth,
+        "model.dropout": 0.0, "model.attn_dropout": 0.0, "model.vision.patch": size // 4, "model.vision.depth": depth,
         "model.hypergraph": dict(HYPERGRAPH, layers=(2,), grid=2, k_v=6, k_t=2),
-        **everywhere((*PRETRAIN, *VQA), {
+        **C.under((*PRETRAIN, *VQA), {
             "model.image_size": size, "epochs": 1, "optim.schedule": schedule, "optim.clip": 1.0,
+            "optim.bounds.temp": (0.04, 0.5),  # at ten times ALBEF's rate it would fall to its floor at once
         }),
-        **everywhere(("pretrain", "vqa"), {"images.augment": None}),
-        **everywhere(PRETRAIN, {
+        **C.under(("pretrain", "vqa"), {"images.augment": None}),
+        **C.under(PRETRAIN, {
             "train": dict(world, name="scenes_captions", split="train", size=examples * 3 // 5),
             "val": dict(world, name="scenes_captions", split="val", size=held),
             "batch_size": 32, "format.length": 20, "task.queue_size": 1024, "evals.retrieval.k_test": 16,
         }),
-        **everywhere(VQA, {
+        **C.under(VQA, {
             "train": dict(asking, split="train", size=examples),
             "val": dict(asking, split="val", size=4 * held),
             "format.length": 17, "format.eval_length": 32, "format.answers": 3, "format.answer_length": 4,
@@ -129,30 +111,30 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     }  # fmt: skip
 
 
+TABLE_5 = (
+    (1,),
+    (1, 3),
+    (1, 3, 5),
+    (1, 3, 4, 5),
+    (1, 2, 3, 4, 5),
+    (1, 2, 3, 4, 5, 6),
+)  # layers with a hypergraph
 SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 40_000, 200), "paper": {}}
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
-    **{  # table 5: fusion layers with a hypergraph
-        f"layers={','.join(map(str, layers))}": {"model.hypergraph.layers": layers}
-        for layers in ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))
-    },
-    "no_itc": {"stages.pretrain.task.itc": None},
-    "no_itm": {"stages.pretrain.task.itm": None},
-    "no_mlm": {"stages.pretrain.task.mlm": None},
+    **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},
+    **{f"no_{loss}": {f"stages.pretrain.task.{loss}": None} for loss in ("itc", "itm", "mlm")},
     "uniform_negatives": {"stages.pretrain.task.itm.negatives": "uniform"},
     "no_queue": {"stages.pretrain.task.queue_size": None},
-    "no_distill": everywhere((*PRETRAIN, *VQA), {"task.distill": None}),
-    "no_momentum": everywhere((*PRETRAIN, *VQA), {"task.momentum": None, "task.distill": None})
+    "no_distill": C.under((*PRETRAIN, *VQA), {"task.distill": None}),
+    "no_momentum": C.under((*PRETRAIN, *VQA), {"task.momentum": None, "task.distill": None})
     | {"stages.pretrain.task.queue_size": None},
     "single_mask": {"stages.pretrain.task.mlm.strategy": "single"},
-    "from_scratch": everywhere(VQA, {"init_from": None}),
-    **{f"norm={n}": {"model.hypergraph.norm": n} for n in ("paper", "hgnn_plus")},
-    **{f"fusion={f}": {"model.hypergraph.fusion": f} for f in ("branch", "gate")},
-    **{
-        f"mode={m.replace('+', '_and_')}": {"model.hypergraph.mode": m}
-        for m in ("cluster", "knn_node", "cluster+knn_node")
-    },
-    **{f"layout={m}": {"model.hypergraph.layout": m} for m in ("concat", "visual_pre")},
+    "from_scratch": C.under(VQA, {"init_from": None}),
+    **C.choices("model.hypergraph.norm", ("paper", "hgnn_plus")),
+    **C.choices("model.hypergraph.fusion", ("branch", "gate")),
+    **C.choices("model.hypergraph.mode", ("cluster", "knn_node", "cluster+knn_node")),
+    **C.choices("model.hypergraph.layout", ("concat", "visual_pre")),
 }
 
 
@@ -165,4 +147,4 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     )  # fmt: skip
     text = dict(vocab="data/bert-base-uncased/vocab.txt")
     config = C.base(name="hyper_albef", text=text, model=model, stages=stages(), report=REPORT)
-    return C.build(config, arg, variants={}, ablations=ABLATIONS, scales=SCALES)
+    return C.build(config, arg, order=tuple(stages()), variants={}, ablations=ABLATIONS, scales=SCALES)

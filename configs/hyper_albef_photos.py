@@ -24,6 +24,7 @@ def stage(**values: object) -> dict:
         optim=dict(
             schedule=dict(name="cosine", lr=3e-4, min_lr=1e-5, warmup=0.1, warmup_lr=1e-6),
             weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=1.0, new_lr_mult=1.0,
+            bounds=dict(temp=(0.02, 0.5)),
         ),
         batch_size=32, accumulate=1, epochs=1, steps=None, eval=dict(every_epochs=None, batch_size=32),
     )  # fmt: skip
@@ -70,7 +71,8 @@ def blind(section: dict) -> dict:
 
 def stages() -> dict:
     pretrain = stage(
-        init_from=None, weights=dict(vision=None, text="minilm", albef=None), train=captions("train"), val=captions("val"),
+        init_from=None, weights=dict(vision=None, text="minilm", albef=None),
+        train=captions("train"), val=captions("val"),
         task=dict(
             name="pretrain", momentum=dict(decay=0.995, dropout="on"), queue_size=1024,
             distill=dict(alpha=0.4, warmup_epochs=1), itc=dict(targets="own", group=None),
@@ -96,14 +98,14 @@ def table(name: str, title: str, columns: tuple[str, ...]) -> dict:
     return dict(title=title, columns=columns, rows=rows)
 
 
-REPORT = dict(
-    pretrain=dict(
+REPORT = (
+    dict(
         title="Flickr8k, 1,000 held-out photos",
         columns=("retrieval/tr_r1", "retrieval/tr_r10", "retrieval/ir_r1", "retrieval/ir_r10", "match/accuracy"),
         rows=(("Hyper-ALBEF", "pretrain", ""),),
     ),
-    coco=table("coco", "COCO yes/no questions, held-out photos", ("accuracy",)),
-    daquar=table(
+    table("coco", "COCO yes/no questions, held-out photos", ("accuracy",)),
+    table(
         "daquar", "DAQUAR, 20 % of the photos held out",
         ("accuracy", "accuracy/number", "accuracy/color", "accuracy/object"),
     ),
@@ -127,4 +129,4 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     config = C.base(
         name="hyper_albef_photos", text=dict(vocab="minilm"), model=model, stages=stages(), report=REPORT
     )
-    return C.build(config, arg, variants={}, ablations=ABLATIONS, scales=SCALES)
+    return C.build(config, arg, order=tuple(stages()), variants={}, ablations=ABLATIONS, scales=SCALES)

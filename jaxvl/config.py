@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ def build(
     config: ConfigDict,
     arg: str | None,
     *,
+    order: Sequence[str],
     variants: Mapping[str, Values],
     ablations: Mapping[str, Values],
     scales: Mapping[str, Values],
@@ -119,8 +120,9 @@ def build(
     """Apply the argument of a config file: the shared tail of every `get_config`.
 
     Args:
-      config: from `base`; `config.stages` is ordered.
+      config: from `base`.
       arg: text after the colon, e.g. `"vqa,ablation=no_hyper,scale=paper"`.
+      order: names of all stages in the order of running (a ConfigDict sorts its keys).
       variants: `variant=` choices as dotted overrides.
       ablations: `ablation=` choices, each a row of a table of the paper.
       scales: `scale=` choices; `small` is the default.
@@ -130,7 +132,7 @@ def build(
     """
     parsed = parse_arg(
         arg,
-        stages=config.stages.keys(),
+        stages=order,
         keys={"variant": variants, "ablation": ablations, "scale": scales},
     )
     layers: list[Values] = []
@@ -141,8 +143,19 @@ def build(
     for values in ([scales[scale]] + layers) if layers else [scales[scale]]:
         override(config, values)
     config.scale = scale
-    config.run = tuple(parsed["stages"]) or tuple(config.stages.keys())
+    config.run = tuple(name for name in order if name in (parsed["stages"] or order))
     return config
+
+
+def under(stages: Iterable[str], values: Values) -> dict[str, Any]:
+    """Dotted overrides `values` below each of these stages."""
+    return {f"stages.{stage}.{path}": value for stage in stages for path, value in values.items()}
+
+
+def choices(path: str, values: Iterable[str]) -> dict[str, Values]:
+    """One ablation `key=value` for each value of `path`; as `+` joins ablations, it becomes `_and_` in names."""
+    key = path.rsplit(".", 1)[-1]
+    return {f"{key}={value.replace('+', '_and_')}": {path: value} for value in values}
 
 
 def to_dict(config: Any) -> Any:

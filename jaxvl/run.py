@@ -244,12 +244,12 @@ def report(config: ConfigDict, results: Mapping[str, Mapping[str, float]], root:
     """Print the tables of `config.report` from the finished stages and write them to `report.md`."""
     path = root / "report.md"
     path.unlink(missing_ok=True)
-    for section in config.report.values():
+    for section in config.report:
         rows = []
-        for label, stage, prefix in section.rows:
+        for label, stage, prefix in section["rows"]:
             if stage in results:
-                values = [results[stage].get(prefix + column) for column in section.columns]
+                values = [results[stage].get(prefix + column) for column in section["columns"]]
                 rows.append([label, *(f"{v:.2f}" if v is not None else "-" for v in values)])
         if rows:
-            table(section.title, ["", *section.columns], rows, path=path)
+            table(section["title"], ["", *section["columns"]], rows, path=path)
     print(f"report: {path}   curves: {', '.join(str(p) for p in sorted(root.glob('*/curves.png')))}")

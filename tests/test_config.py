@@ -18,6 +18,7 @@ def build(arg: str | None) -> C.ConfigDict:
     return C.build(
         example(),
         arg,
+        order=("pretrain", "vqa"),
         variants={"long": {"stages.vqa.epochs": 9}},
         ablations={"no_hyper": {"model.hypergraph": None}, "layers=1,2": {"model.hypergraph.layers": (1, 2)}},
         scales={"tiny": {"model.hypergraph.grid": 2}, "small": {}},

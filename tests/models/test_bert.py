@@ -24,7 +24,16 @@ from oracles import (
     seeded,
 )
 
-from jaxvl.models.bert import Decoder, MLMHead, TextEncoder, causal_mask, padding_mask
+from jaxvl.models.bert import (
+    BertAttention,
+    Decoder,
+    Embeddings,
+    FeedForward,
+    MLMHead,
+    TextEncoder,
+    causal_mask,
+    padding_mask,
+)
 from jaxvl.models.layers import Embedding, stack_layers, unstack_layers
 
 ENCODER = TextEncoder(depth=2, **SIZES)
@@ -184,6 +193,24 @@ def test_dropout_is_active_only_in_training(module, args):
     assert np.abs(a - b).max() > 0.1
     a, b = outputs(train=False)
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        BertAttention(2, dropout=0.5, attn_dropout=0.0, train=True),
+        BertAttention(2, dropout=0.0, attn_dropout=0.5, train=True),
+        FeedForward(32, dropout=0.5, train=True),
+        Embeddings(vocab_size=23, width=16, dropout=0.5),
+    ],
+    ids=["attention output", "attention probabilities", "feed-forward", "embeddings"],
+)
+def test_each_dropout_acts_on_its_own(module):
+    train = {"train": True} if isinstance(module, Embeddings) else {}
+    args = {BertAttention: (STATES, STATES), FeedForward: (STATES,), Embeddings: (TEXT,)}[type(module)]
+    params = seeded(module, *args)
+    a, b = (run(module, params, *args, **train, rngs={"dropout": jax.random.key(k)}) for k in (0, 1))
+    assert np.abs(a - b).max() > 0.05
 
 
 def test_too_long_text_is_refused():

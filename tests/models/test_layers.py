@@ -131,6 +131,17 @@ def test_scan_equals_unrolled_over_runs_of_equal_layers(remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, want)
 
 
+def test_scanned_layers_draw_their_own_dropout():
+    class Drops(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            kwargs = [dict(rate=0.5, deterministic=False)] * 2
+            return run_layers(nn.Dropout, kwargs, x, name="drop", scan=True, remat=None)
+
+    y = Drops().apply({}, jnp.ones(4000), rngs={"dropout": jax.random.key(0)})
+    assert abs((y > 0).mean() - 0.25) < 0.05  # one mask for both layers would leave half
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_recomputes_more_the_less_it_keeps(scan):
     """The compiled gradient, after common subexpressions were merged, has more matrix products."""

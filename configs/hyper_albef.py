@@ -18,10 +18,8 @@ HYPERGRAPH = dict(
 )  # fmt: skip
 WEIGHTS = dict(vision=None, text=None, albef=None)  # foreign files to start from
 MOMENTUM = dict(decay=0.995, dropout="on")
-
-
-def files(*names: str) -> tuple[str, ...]:
-    return tuple(f"data/albef/{name}.json" for name in names)
+CAPTIONS = tuple(f"data/albef/{name}.json" for name in ("coco", "vg", "cc3m_train", "sbu"))
+QUESTIONS = tuple(f"data/albef/{name}.json" for name in ("vqa_train", "vqa_val", "vg_qa"))
 
 
 def stages() -> dict:
@@ -35,7 +33,7 @@ def stages() -> dict:
             itc=dict(targets="own", group=None), itm=dict(negatives="hard", group=None),
             mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
         ),
-        train=dict(name="albef_captions", images="data/albef", files=files("coco", "vg", "cc3m_train", "sbu")),
+        train=dict(name="albef_captions", images="data/albef", files=CAPTIONS),
         val=None, format=dict(name="caption", length=25), images=dict(augment="albef", scale=(0.2, 1.0)), answers=None,
         optim=dict(optim, schedule=dict(name="albef", lr=1e-4, warmup_lr=1e-5, min_lr=1e-5, warmup=20)),
         batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64),
@@ -46,9 +44,7 @@ def stages() -> dict:
         task=dict(
             name="generate", momentum=dict(MOMENTUM), distill=dict(alpha=0.4, warmup_epochs=1), k_test=128,
             rank_score="albef", top_n=10),
-        train=dict(
-            name="albef_vqa", vqa_root="data/coco", vg_root="data/vg", files=files("vqa_train", "vqa_val", "vg_qa"),
-        ),
+        train=dict(name="albef_vqa", vqa_root="data/coco", vg_root="data/vg", files=QUESTIONS),
         val=None, format=dict(name="vqa", length=25, eval_length=64, answers=10, answer_length=8),
         images=dict(augment="albef", scale=(0.5, 1.0)), answers=dict(file="data/albef/answer_list.json", top=None),
         optim=dict(optim, schedule=dict(name="albef", lr=2e-5, warmup_lr=1e-5, min_lr=1e-6, warmup=4)),
@@ -84,7 +80,7 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     """Embedded world, pictures of `size` pixels, without augmentation: texts name sides and colours."""
     world = dict(image_size=size, objects=(1, 3))
     asking = dict(world, name="scenes_vqa", hard=0.15)
-    schedule = dict(name="cosine", lr=1e-3, min_lr=5e-5, warmup=0.05, warmup_lr=1e-5)
+    schedule = dict(name="cosine", lr=5e-4, min_lr=2e-5, warmup=0.05, warmup_lr=1e-5)
     return {
         "text.vocab": "scenes",
         "model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.embed_dim": 64,
@@ -93,13 +89,14 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
         "model.hypergraph": dict(HYPERGRAPH, layers=(2,), grid=2, k_v=6, k_t=2),
         **C.under((*PRETRAIN, *VQA), {
             "model.image_size": size, "epochs": 1, "optim.schedule": schedule, "optim.clip": 1.0,
-            "optim.bounds.temp": (0.04, 0.5),  # at ten times ALBEF's rate it would fall to its floor at once
+            "optim.bounds.temp": (0.04, 0.5),  # at five times ALBEF's rate it would fall to its floor at once
         }),
         **C.under(("pretrain", "vqa"), {"images.augment": None}),
         **C.under(PRETRAIN, {
-            "train": dict(world, name="scenes_captions", split="train", size=examples * 3 // 5),
+            "train": dict(world, name="scenes_captions", split="train", size=examples * 3 // 7),
             "val": dict(world, name="scenes_captions", split="val", size=held),
-            "batch_size": 32, "format.length": 20, "task.queue_size": 1024, "evals.retrieval.k_test": 16,
+            "batch_size": 32, "format.length": 20, "task.queue_size": 1024,
+            "task.mlm.prob": 0.3, "evals.retrieval.k_test": 16,
         }),
         **C.under(VQA, {
             "train": dict(asking, split="train", size=examples),
@@ -119,7 +116,7 @@ TABLE_5 = (
     (1, 2, 3, 4, 5),
     (1, 2, 3, 4, 5, 6),
 )  # layers with a hypergraph
-SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 40_000, 200), "paper": {}}
+SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 56_000, 200), "paper": {}}
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
     **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},

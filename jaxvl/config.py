@@ -2,18 +2,20 @@
 
 A config file returns `build(base, arg, ablations=..., scales=...)`, so that
 `--config=configs/x.py:vqa,ablation=no_hyper,scale=tiny` reads: stages to run, then `key=value` choices.
-Later layers win: base <- variant <- ablation <- scale. Every path must exist already.
+Later layers win: base <- scale <- variant <- ablation. Every path must exist already.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 Values = Mapping[str, Any]  # dotted path -> new value
 
@@ -44,6 +46,42 @@ def base(**sections: Any) -> ConfigDict:
         log=dict(every_steps=20, tensorboard="on"),
     )
     return ConfigDict({**shared, **sections}, type_safe=False)
+
+
+class OrNone(flags.ArgumentParser):
+    """The parser of a type, except that `None` is always a value: it removes a part."""
+
+    def __init__(self, parse: Callable[[str], Any]):
+        self._parse = parse
+
+    def parse(self, argument: Any) -> Any:
+        """`argument` is the text of a flag, or a default, which passes."""
+        if not isinstance(argument, str):
+            return argument
+        return None if argument == "None" else self._parse(argument)
+
+
+def literal(text: str) -> Any:
+    """A Python literal; any other text is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def section(text: str) -> ConfigDict:
+    """A section from the text of a dict."""
+    value = literal(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text!r} is not a section: give None, a dict, or one of its keys by a dotted path")
+    return ConfigDict(value, type_safe=False)
+
+
+def allow_none() -> None:
+    """Let `--config.a.b=None` remove a part, and `--config.a.b=value` set one that is None."""
+    parsers = {int: flags.IntegerParser().parse, float: flags.FloatParser().parse, str: str, ConfigDict: section}
+    for kind, parse in {**parsers, type(None): literal}.items():
+        config_flags.register_flag_parser_for_type(kind, OrNone(parse))
 
 
 def parse_arg(arg: str | None, *, stages: Iterable[str], keys: Mapping[str, Iterable[str]]) -> dict[str, Any]:

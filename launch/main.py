@@ -15,6 +15,8 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from jaxvl.config import allow_none
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, e.g. configs/hyper_albef.py[:arg].", lock_config=True
 )
@@ -64,5 +66,6 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    allow_none()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse)

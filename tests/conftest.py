@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with libtpu but no TPU must not wait for its lock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+import pytest
 
 CACHE = Path(
     os.environ.get("JAXVL_TEST_CACHE", Path(tempfile.gettempdir()) / f"jaxvl-test-cache-{os.getuid()}")
@@ -21,3 +23,11 @@ def pytest_configure() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The whole smallest recipe, run once by launch/main.py: `workdir`, `out`, `err`."""
+    import tiny_run
+
+    return tiny_run.recipe(tmp_path_factory.mktemp("recipe"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib.util
 import json
@@ -91,6 +90,22 @@ def launch(script: Path | str, *args: str, devices: int = 1) -> Ended:
     return finish(start(script, *args, devices=devices))[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run of the smallest recipe."""
+
+    workdir: Path
+    out: str
+    err: str
+
+
+def recipe(workdir: Path) -> Finished:
+    """Run the whole smallest recipe in `workdir`."""
+    ended = launch("launch/main.py", *flags(workdir))
+    assert ended.code == 0, ended.err
+    return Finished(workdir, ended.out, ended.err)
+
+
 def rows(stage_folder: Path) -> list[dict[str, float]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (stage_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -118,12 +133,4 @@ def smallest(workdir: Path, *overrides: str, arg: str = "") -> Any:
     """The config that `flags` describe, as the command line would build it."""
     config = config_file(ROOT / "configs/hyper_albef.py").get_config(f"{arg}{',' if arg else ''}scale=tiny")
     values = dict(o.split("=", 1) for o in (*SMALLEST, *overrides))
-    return cfg.override(config, {k: literal(v) for k, v in values.items()})
-
-
-def literal(text: str) -> Any:
-    """A Python literal, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return cfg.override(config, {k: cfg.literal(v) for k, v in values.items()})

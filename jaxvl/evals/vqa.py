@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,8 +125,6 @@ def write_results(path: Path, predictions: Sequence[str], annotations: Sequence[
         )
     rows = [{"question_id": i, "answer": p} for i, p in zip(ids, predictions, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f"{path.name}.{os.getpid()}.tmp"
-    )  # processes of one run may write side by side
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # all processes of a run write
     temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
     temporary.replace(path)

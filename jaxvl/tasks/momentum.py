@@ -31,7 +31,10 @@ def update(params: PyTree, extra: PyTree, *, momentum: Momentum | None) -> PyTre
 
 
 def teacher(params: PyTree, extra: PyTree) -> PyTree:
-    """Complete parameters for the momentum copy's forward passes: what it leaves out is the student's, unread."""
+    """Complete parameters for the momentum copy's forward passes, through which no gradient flows.
+
+    What the copy leaves out is the student's: a model may insist on it, though these passes do not read it.
+    """
     return jax.lax.stop_gradient({**params, **extra["momentum"]})
 
 

@@ -136,7 +136,8 @@ class PretrainTask:
     def loss(
         self, params: PyTree, extra: PyTree, batch: Batch, rng: Key
     ) -> tuple[Array, tuple[PyTree, Metrics]]:
-        """Sum of the losses; metrics are "loss", "itc", "itm", "mlm", their accuracies, "temperature", "alpha".
+        """Sum of the losses; metrics are "loss", "itc", "itm", "itm_accuracy", "mlm", "mlm_accuracy",
+        "temperature" and "alpha", as far as they apply.
 
         Rows with `mask` False count nowhere: not in a loss, not as a negative. `aux` is what `finish` enqueues.
         """
@@ -151,7 +152,7 @@ class PretrainTask:
             copy = averaging.teacher(params, extra)
             read = None if self.distill is None else corrupted  # only distillation reads its corrupted texts
             train = averaging.train_flag(self.momentum)
-            teacher = jax.lax.stop_gradient(self._views(copy, batch, read, rng=k_teacher, train=train))
+            teacher = self._views(copy, batch, read, rng=k_teacher, train=train)
         similar = parts.similarities(student, keys=teacher or student, step=step)
         pairing = None
         if self.itm is not None:
@@ -245,7 +246,7 @@ class PretrainTask:
             return None
         states = (teacher.corrupt_bld, mask_bl, teacher.image_bpd)
         fused = call(self.model, copy, "fuse", *states, rng=rng, train=averaging.train_flag(self.momentum))
-        return self._logits_at(copy, jax.lax.stop_gradient(fused))
+        return self._logits_at(copy, fused)
 
     def _enqueued(self, teacher: Views | None, batch: Batch) -> PyTree:
         if self.queue_size is None or teacher is None:

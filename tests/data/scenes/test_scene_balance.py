@@ -164,7 +164,8 @@ def probe(features_bf: np.ndarray, answers: list[str]) -> float:
         (4, "yes/no", 0.03),
         (1, "shape_of", 0.06),
         (4, "shape_of", 0.06),
-        (1, "colour_of", 0.1),
+        (1, "colour_of", 0.08),
+        (4, "colour_of", 0.18),
     ],
 )
 def test_mean_colours_do_not_answer_without_the_question(records, grid, kind, limit):

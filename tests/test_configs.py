@@ -1,0 +1,128 @@
+"""Every config file at every scale with every ablation builds: sources, tasks, and the model's shapes; nothing trains."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from tiny_run import ROOT, config_file
+
+from jaxvl import build
+from jaxvl import config as cfg
+from jaxvl.data import scenes
+from jaxvl.data.text import Tokenizer
+
+FILES = sorted((ROOT / "configs").glob("*.py"))
+MODULES = {path.stem: config_file(path) for path in FILES}
+SCALES = [(name, scale) for name, module in MODULES.items() for scale in module.SCALES]
+CASES = [(*case, ablation) for case in SCALES for ablation in (None, *MODULES[case[0]].ABLATIONS)]
+
+
+def load(name, scale, ablation=None):
+    return MODULES[name].get_config(f"scale={scale}" + (f",ablation={ablation}" if ablation else ""))
+
+
+@functools.cache
+def tokenizer():
+    return Tokenizer.from_vocab(scenes.vocabulary())
+
+
+def key(*parts):
+    return json.dumps([cfg.to_dict(p) for p in parts], sort_keys=True)
+
+
+def example(config, stage):
+    """Shapes of a batch of four of this stage."""
+    section = config.stages[stage]
+    size = {**config.model, **section.model}["image_size"]
+    text = section.format.length
+
+    def array(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((4, *shape), dtype)
+
+    batch = dict(
+        image=array(size, size, 3, dtype=jnp.float32), text=array(text), text_mask=array(text, dtype=bool),
+        image_id=array(), id=array(), mask=array(dtype=bool),
+    )  # fmt: skip
+    if section.answers is not None:
+        n, length = section.format.answers, section.format.answer_length
+        batch |= dict(answer=array(n, length), answer_weight=array(n, dtype=jnp.float32))
+    return batch
+
+
+done: dict[str, object] = {}  # ablations share most of their programs: each is traced once
+
+
+def shapes(config, stage, *, loss):
+    """Trace the initialisation of a stage's task, and its loss; memoised by the sections that matter."""
+    section = config.stages[stage]
+    known = key(config.model, section.model, section.task, section.format, loss)
+    if known not in done:
+        answers = None if section.answers is None else ["yes", "no", "red"]
+        task = build.task(config, stage, tokenizer(), answers, steps_per_epoch=10)
+        batch, rng = example(config, stage), jax.random.key(0)
+        params = jax.eval_shape(lambda b: nn.unbox(task.init(rng, b)), batch)
+        extra = jax.eval_shape(lambda p: nn.unbox(task.start(p, rng)), params)
+        if loss:
+            value, _ = jax.eval_shape(task.loss, params, extra, batch, rng)
+            assert (value.shape, value.dtype) == ((), jnp.float32)
+        done[known] = params
+    return done[known]
+
+
+@pytest.mark.parametrize(("name", "scale", "ablation"), CASES)
+def test_every_stage_of_every_config_scale_and_ablation_has_shapes(name, scale, ablation):
+    config = load(name, scale, ablation)
+    config.precision.layers = "scan" if scale == "paper" else "unroll"  # twelve layers are traced as one
+    graph = config.model.hypergraph
+    depth = config.model.fusion_depth
+    if graph is not None and max(graph.layers) > depth:
+        with pytest.raises(ValueError, match=rf"hypergraph.layers=.* not in 1\.\.{depth}"):
+            shapes(config, config.run[0], loss=False)
+        return
+    for stage in config.run:
+        params = shapes(config, stage, loss=scale == "tiny")
+        fusion = str(jax.tree.structure(params["fusion_encoder"]))
+        assert ("hypergraph" in fusion) == (graph is not None)
+        assert ("text_decoder" in params) == (config.stages[stage].answers is not None)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_ablation_changes_its_config(name):
+    base = load(name, "small").to_json(sort_keys=True)
+    for ablation in MODULES[name].ABLATIONS:
+        assert load(name, "small", ablation).to_json(sort_keys=True) != base, ablation
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_stages_on_the_embedded_world_build_whole(tmp_path, scale):
+    config = load("hyper_albef", scale)
+    tok = build.tokenizer(config)
+    for name in config.run:
+        stage = build.stage(config, name, tok, tmp_path)
+        shapes = {k: (v.shape, v.dtype) for k, v in stage.train.augmented(0, np.random.default_rng(0)).items()}
+        wanted = {k: (v.shape[1:], v.dtype) for k, v in example(config, name).items() if k not in ("id", "mask")}
+        assert shapes == wanted
+        assert len(stage.val) and set(stage.evals) == set(config.stages[name].evals)
+        assert stage.steps == config.stages[name].epochs * stage.steps_per_epoch > 10 * (scale == "small")
+        rate = build.schedule(stage)
+        assert 0 < float(rate(stage.steps - 1)) < float(rate(stage.steps // 4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALES)
+def test_report_asks_for_stages_that_exist(name, scale):
+    config = load(name, scale)
+    assert {stage for table in config.report for _, stage, _ in table["rows"]} == set(config.run)
+    assert len(config.keys()) <= 13
+    assert all(s.init_from is None or s.init_from in config.run for s in map(config.stages.get, config.run))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_config_files_fit_on_three_screens(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150

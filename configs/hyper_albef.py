@@ -18,6 +18,7 @@ HYPERGRAPH = dict(
 )  # fmt: skip
 WEIGHTS = dict(vision=None, text=None, albef=None)  # foreign files to start from
 MOMENTUM = dict(decay=0.995, dropout="on")
+HINT = "salesforce/ALBEF's README links its JSON files and images; vocab.txt is that of bert-base-uncased"
 CAPTIONS = tuple(f"data/albef/{name}.json" for name in ("coco", "vg", "cc3m_train", "sbu"))
 QUESTIONS = tuple(f"data/albef/{name}.json" for name in ("vqa_train", "vqa_val", "vg_qa"))
 
@@ -33,7 +34,7 @@ def stages() -> dict:
             itc=dict(targets="own", group=None), itm=dict(negatives="hard", group=None),
             mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
         ),
-        train=dict(name="albef_captions", images="data/albef", files=CAPTIONS),
+        train=dict(name="albef_captions", root="data/albef", files=CAPTIONS),
         val=None, format=dict(name="caption", length=25), images=dict(augment="albef", scale=(0.2, 1.0)), answers=None,
         optim=dict(optim, schedule=dict(name="albef", lr=1e-4, warmup_lr=1e-5, min_lr=1e-5, warmup=20)),
         batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64),
@@ -116,7 +117,7 @@ TABLE_5 = (
     (1, 2, 3, 4, 5),
     (1, 2, 3, 4, 5, 6),
 )  # layers with a hypergraph
-SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 56_000, 200), "paper": {}}
+SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 56_000, 200), "paper": {"hint": HINT}}
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
     **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},

@@ -36,6 +36,7 @@ def base(**sections: Any) -> ConfigDict:
     """A config with the given top-level keys over the defaults that every system shares."""
     shared: dict[str, Any] = dict(
         name="",
+        hint="",
         seed=0,
         scale="small",
         run=(),
@@ -79,7 +80,12 @@ def section(text: str) -> ConfigDict:
 
 def allow_none() -> None:
     """Let `--config.a.b=None` remove a part, and `--config.a.b=value` set one that is None."""
-    parsers = {int: flags.IntegerParser().parse, float: flags.FloatParser().parse, str: str, ConfigDict: section}
+    parsers = {
+        int: flags.IntegerParser().parse,
+        float: flags.FloatParser().parse,
+        str: str,
+        ConfigDict: section,
+    }
     for kind, parse in {**parsers, type(None): literal}.items():
         config_flags.register_flag_parser_for_type(kind, OrNone(parse))
 

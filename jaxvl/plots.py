@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 
 GROUPS: Mapping[str, tuple[str, ...]] = {  # panel -> patterns of metric names; the first match counts
+    "evaluation": ("*/*",),
     "learning rate": ("lr", "*learning_rate*"),
     "examples per second": ("*examples_per_s*",),
     "share of time waiting for data": ("*data_wait*",),
@@ -23,7 +25,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {  # panel -> patterns of metric names; 
     "temperature, distillation weight": ("*temperature*", "*alpha*"),
     "losses": ("*",),
 }
-ORDER = ("losses", "accuracy", "learning rate", "examples per second")  # the other panels follow
+ORDER = (
+    "losses",
+    "accuracy",
+    "evaluation",
+    "learning rate",
+    "examples per second",
+)  # the other panels follow
 FROM_ZERO = ("examples per second", "share of time waiting for data", "gradient norm")
 INK, MUTED, GRID = "#222222", "#666666", "#e6e6e6"
 COLOURS = (
@@ -42,13 +50,15 @@ def curves(rows: Sequence[Mapping[str, float]], *, path: str | os.PathLike[str])
     """Draw all metrics of `rows` over their `step`.
 
     Args:
-      rows: objects with `step` and any metrics; a metric may be absent from any row.
+      rows: objects with `step` and any metrics; a metric may be absent from any row. Scores of evaluators
+        (names with a slash) are drawn from their second value on: one alone is a table's business.
       path: the PNG; a reader sees the old file or the new one.
 
     Raises:
       ValueError: no row has a metric.
     """
-    panels = grouped({name for row in rows for name in row if name != "step"})
+    counts = Counter(name for row in rows for name in row if name != "step")
+    panels = grouped({name for name, n in counts.items() if n > 1 or "/" not in name})
     if not panels:
         raise ValueError(f"{path}: no metrics to draw")
     columns = min(2, len(panels))

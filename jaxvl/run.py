@@ -54,10 +54,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     logging.getLogger("absl").setLevel(logging.WARNING)
     check_same_run(config, root)
     partition = Partition.create(**cfg.plain(config.sharding))
-    tok = build.tokenizer(config, root)
     waiting = [name for name in config.run if not (root / name / RESULT).exists()]
     check_order(config, waiting, root)
-    stages = [build.stage(config, name, tok, root) for name in waiting]
+    try:
+        tok = build.tokenizer(config, root)
+        stages = [build.stage(config, name, tok, root) for name in waiting]
+    except FileNotFoundError as e:
+        raise FileNotFoundError(all_missing(config, waiting, root) or str(e)) from e
     if stages and jax.process_index() == 0:
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
@@ -93,6 +96,31 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
             f"{root} holds a run with another config ({shown}{' ...' if len(keys) > 5 else ''}). "
             "Give another --workdir, or the same config to resume it."
         )
+
+
+def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
+    """Every input that the stages lack, one a line, and how to get them."""
+    wanted: list[Callable[[], Any]] = [lambda: build.tokenizer(config, root)]
+    for name in waiting:
+        section = config.stages[name]
+        for part in ("train", "val"):
+            if section[part] is not None:
+                wanted.append(lambda s=section[part], at=f"config.stages.{name}.{part}": build.reader(s, at))
+        if section.answers is not None and section.answers.file:
+            wanted.append(lambda name=name: build.answer_list(config, name, None))
+    missing = []
+    for need in wanted:
+        try:
+            need()
+        except FileNotFoundError as e:
+            missing.append(str(e))
+        except ValueError:
+            pass  # reported once the files are there
+    lines = "".join(f"\n- {line}" for line in dict.fromkeys(missing))
+    return (
+        lines
+        and f"{len(missing)} inputs are missing (paths are relative to {Path.cwd()}):{lines}\n{config.hint}"
+    )
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -191,10 +219,10 @@ def fit(
             save_every_steps=config.checkpoint.every_steps,
             save_every_seconds=config.checkpoint.every_seconds,
             evaluation=evaluation,
-            scalars=lambda step: {
-                "learning_rate": float(schedule(step - 1)),
-                "replaced_images": loader.replaced,
-            },
+            scalars=lambda step: (
+                {"learning_rate": float(schedule(step - 1))}
+                | ({"replaced_images": loader.replaced} if loader.replaced else {})
+            ),
         )
 
 

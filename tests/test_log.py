@@ -130,7 +130,8 @@ def test_metrics_are_drawn_in_panels_of_their_kind(tmp_path):
     }
     assert grouped(names) == {
         "losses": ["loss", "mlm"],
-        "accuracy": ["itm_accuracy", "retrieval/tr_r1"],
+        "accuracy": ["itm_accuracy"],
+        "evaluation": ["retrieval/tr_r1"],
         "learning rate": ["learning_rate"],
         "examples per second": ["examples_per_s"],
         "gradient norm": ["grad_norm"],

@@ -37,7 +37,7 @@ def stages() -> dict:
         train=dict(name="albef_captions", root="data/albef", files=CAPTIONS),
         val=None, format=dict(name="caption", length=25), images=dict(augment="albef", scale=(0.2, 1.0)), answers=None,
         optim=dict(optim, schedule=dict(name="albef", lr=1e-4, warmup_lr=1e-5, min_lr=1e-5, warmup=20)),
-        batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64),
+        batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64, examples=None),
         evals=dict(retrieval=dict(name="retrieval", k_test=128), match=dict(name="match")),
     )  # fmt: skip
     vqa = dict(
@@ -49,7 +49,7 @@ def stages() -> dict:
         val=None, format=dict(name="vqa", length=25, eval_length=64, answers=10, answer_length=8),
         images=dict(augment="albef", scale=(0.5, 1.0)), answers=dict(file="data/albef/answer_list.json", top=None),
         optim=dict(optim, schedule=dict(name="albef", lr=2e-5, warmup_lr=1e-5, min_lr=1e-6, warmup=4)),
-        batch_size=256, accumulate=1, epochs=8, steps=None, eval=dict(every_epochs=None, batch_size=32),
+        batch_size=256, accumulate=1, epochs=8, steps=None, eval=dict(every_epochs=None, batch_size=32, examples=None),
         evals=dict(vqa=dict(name="vqa"), majority=dict(name="majority")),
     )  # fmt: skip
     # The blind baseline: the same training, but every image is the same constant.
@@ -79,7 +79,7 @@ PRETRAIN, VQA = ("pretrain",), ("vqa", "vqa_blind")
 
 def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     """Embedded world, pictures of `size` pixels, without augmentation: texts name sides and colours."""
-    world = dict(image_size=size, objects=(1, 3))
+    world = dict(image_size=size, objects=(1, 2))
     asking = dict(world, name="scenes_vqa", hard=0.15)
     schedule = dict(name="cosine", lr=5e-4, min_lr=2e-5, warmup=0.05, warmup_lr=1e-5)
     return {
@@ -94,7 +94,7 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
         }),
         **C.under(("pretrain", "vqa"), {"images.augment": None}),
         **C.under(PRETRAIN, {
-            "train": dict(world, name="scenes_captions", split="train", size=examples * 3 // 7),
+            "train": dict(world, name="scenes_captions", split="train", size=examples // 4),
             "val": dict(world, name="scenes_captions", split="val", size=held),
             "batch_size": 32, "format.length": 20, "task.queue_size": 1024,
             "task.mlm.prob": 0.3, "evals.retrieval.k_test": 16,
@@ -117,7 +117,7 @@ TABLE_5 = (
     (1, 2, 3, 4, 5),
     (1, 2, 3, 4, 5, 6),
 )  # layers with a hypergraph
-SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 56_000, 200), "paper": {"hint": HINT}}
+SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 64_000, 200), "paper": {"hint": HINT}}
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
     **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},

@@ -26,7 +26,7 @@ def stage(**values: object) -> dict:
             weight_decay=0.02, betas=(0.9, 0.999), eps=1e-8, clip=1.0, new_lr_mult=1.0,
             bounds=dict(temp=(0.02, 0.5)),
         ),
-        batch_size=32, accumulate=1, epochs=1, steps=None, eval=dict(every_epochs=None, batch_size=32),
+        batch_size=32, accumulate=1, epochs=1, steps=None, eval=dict(every_epochs=None, batch_size=32, examples=None),
     )  # fmt: skip
     return {**shared, **values}
 
@@ -78,7 +78,7 @@ def stages() -> dict:
             distill=dict(alpha=0.4, warmup_epochs=1), itc=dict(targets="own", group=None),
             itm=dict(negatives="hard", group=None), mlm=dict(prob=0.15, strategy="bernoulli", max_share=0.5),
         ),
-        format=dict(name="caption", length=20),
+        format=dict(name="caption", length=20), eval=dict(every_epochs=None, batch_size=32, examples=200),
         evals=dict(retrieval=dict(name="retrieval", k_test=16), match=dict(name="match")),
     )  # fmt: skip
     yes_no = question_stage(coco("train"), coco("val"), None)
@@ -100,7 +100,7 @@ def table(name: str, title: str, columns: tuple[str, ...]) -> dict:
 
 REPORT = (
     dict(
-        title="Flickr8k, 1,000 held-out photos",
+        title="Flickr8k, 200 held-out photos",
         columns=("retrieval/tr_r1", "retrieval/tr_r10", "retrieval/ir_r1", "retrieval/ir_r10", "match/accuracy"),
         rows=(("Hyper-ALBEF", "pretrain", ""),),
     ),

@@ -23,7 +23,7 @@ from jaxvl.data import SOURCES, scenes
 from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.images import ImageTransform
 from jaxvl.data.loader import Loader
-from jaxvl.data.source import FORMATS, Examples
+from jaxvl.data.source import FORMATS, Examples, Subset
 from jaxvl.data.text import Tokenizer, answer_array
 from jaxvl.evals import EVALS
 from jaxvl.interop import minilm_dir
@@ -40,7 +40,7 @@ class Stage:
     config: ConfigDict
     task: Any
     train: Examples
-    val: Examples | None
+    val: Examples | Subset | None
     evals: Mapping[str, Any]
     answers: list[str] | None
     steps: int
@@ -143,7 +143,10 @@ def task(
 def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
     """Build one stage; raises on anything that does not fit, before any work."""
     section = config.stages[name]
-    train, val = examples(config, name, "train", tok), examples(config, name, "val", tok)
+    train = examples(config, name, "train", tok)
+    val: Examples | Subset | None = examples(config, name, "val", tok)
+    if val is not None and section.eval.examples is not None:
+        val = Subset(val, range(min(section.eval.examples, len(val))))
     if train is None:
         raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")
     updates = len(train) // section.batch_size
@@ -158,7 +161,7 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         )
     answers = answer_list(config, name, train)
     steps = section.steps or math.ceil(section.epochs * updates)
-    return Stage(
+    built = Stage(
         name=name,
         config=section,
         task=task(config, name, tok, answers, updates),
@@ -169,6 +172,8 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         steps=steps,
         steps_per_epoch=updates,
     )
+    jax.eval_shape(built.task.init, jax.random.key(0), first_batch(built))  # what only the model can refuse
+    return built
 
 
 def evaluators(

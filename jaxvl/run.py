@@ -6,6 +6,7 @@ checkpoint, and a workdir that belongs to another config is refused.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -100,14 +101,14 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
 
 def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
     """Every input that the stages lack, one a line, and how to get them."""
-    wanted: list[Callable[[], Any]] = [lambda: build.tokenizer(config, root)]
+    wanted: list[Callable[[], Any]] = [functools.partial(build.tokenizer, config, root)]
     for name in waiting:
         section = config.stages[name]
         for part in ("train", "val"):
             if section[part] is not None:
-                wanted.append(lambda s=section[part], at=f"config.stages.{name}.{part}": build.reader(s, at))
+                wanted.append(functools.partial(build.reader, section[part], f"config.stages.{name}.{part}"))
         if section.answers is not None and section.answers.file:
-            wanted.append(lambda name=name: build.answer_list(config, name, None))
+            wanted.append(functools.partial(build.answer_list, config, name, None))
     missing = []
     for need in wanted:
         try:

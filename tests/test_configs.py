@@ -1,4 +1,4 @@
-"""Every config file at every scale with every ablation builds: sources, tasks, and the model's shapes; nothing trains."""
+"""Every config file at every scale with every ablation builds: sources, tasks, shapes of the model; nothing trains."""
 
 from __future__ import annotations
 
@@ -105,8 +105,12 @@ def test_stages_on_the_embedded_world_build_whole(tmp_path, scale):
     tok = build.tokenizer(config)
     for name in config.run:
         stage = build.stage(config, name, tok, tmp_path)
-        shapes = {k: (v.shape, v.dtype) for k, v in stage.train.augmented(0, np.random.default_rng(0)).items()}
-        wanted = {k: (v.shape[1:], v.dtype) for k, v in example(config, name).items() if k not in ("id", "mask")}
+        shapes = {
+            k: (v.shape, v.dtype) for k, v in stage.train.augmented(0, np.random.default_rng(0)).items()
+        }
+        wanted = {
+            k: (v.shape[1:], v.dtype) for k, v in example(config, name).items() if k not in ("id", "mask")
+        }
         assert shapes == wanted
         assert len(stage.val) and set(stage.evals) == set(config.stages[name].evals)
         assert stage.steps == config.stages[name].epochs * stage.steps_per_epoch > 10 * (scale == "small")

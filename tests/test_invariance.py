@@ -47,7 +47,11 @@ def rows(step):
 def make(model=MODEL, *, rules="dp", data=1, split=1, accumulate=1):
     """A trainer and its fresh state."""
     task = PretrainTask(
-        model, tokens=TOKENS, queue_size=QUEUE, distill=dict(alpha=0.4, warmup_updates=4), momentum=dict(decay=0.9)
+        model,
+        tokens=TOKENS,
+        queue_size=QUEUE,
+        distill=dict(alpha=0.4, warmup_updates=4),
+        momentum=dict(decay=0.9),
     )
     partition = Partition.create(mesh=dict(data=data, model=split), rules=rules)
     tx = make_optimizer(schedule=1e-3)
@@ -61,7 +65,9 @@ def train(trainer, state, *, first=0, steps=STEPS):
     for step in range(first, first + steps):
         host = {**rows(step), "signals": np.zeros((BATCH, 2), np.int32)}
         state, metrics, _ = trainer.step(state, trainer.partition.place_batch(host))
-        found.append([float(metrics[k][0] / metrics[k][1]) for k in ("loss", "itc", "itm", "mlm", "grad_norm")])
+        found.append(
+            [float(metrics[k][0] / metrics[k][1]) for k in ("loss", "itc", "itm", "mlm", "grad_norm")]
+        )
     return state, np.array(found)
 
 
@@ -94,7 +100,9 @@ def part(x):
 @pytest.mark.slow
 def test_parameters_moments_momentum_copy_and_queue_are_split_over_both_axes():
     _, state, _ = trained("fsdp_tp", 4, 2)
-    moments = [s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")]
+    moments = [
+        s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu")
+    ]
     (adam,) = moments
     for tree in (state.params, adam.mu, adam.nu, state.extra["momentum"]):
         assert part(tree["visual_encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"]) == (32 // 4, 64 // 2)
@@ -132,7 +140,9 @@ def test_checkpoint_of_one_mesh_continues_on_another(saved):
 @pytest.mark.slow
 @pytest.mark.parametrize("wrote", ["scan", "unroll"])
 def test_checkpoint_of_scanned_layers_opens_unrolled_and_the_reverse(tmp_path, wrote):
-    deep = MODEL.clone(text_depth=2, vision=dict(patch=4, depth=2), fusion_depth=2, hypergraph=dict(GRAPH, layers=(1, 2)))
+    deep = MODEL.clone(
+        text_depth=2, vision=dict(patch=4, depth=2), fusion_depth=2, hypergraph=dict(GRAPH, layers=(1, 2))
+    )
     (source, state), (target, fresh) = (
         make(deep.clone(scan=scan), rules="fsdp", data=2) for scan in (wrote == "scan", wrote != "scan")
     )
@@ -145,7 +155,9 @@ def test_checkpoint_of_scanned_layers_opens_unrolled_and_the_reverse(tmp_path, w
 
     images = Rows(0)
     np.testing.assert_allclose(
-        target.predict(opened.params, "match", images), source.predict(state.params, "match", images), rtol=1e-5
+        target.predict(opened.params, "match", images),
+        source.predict(state.params, "match", images),
+        rtol=1e-5,
     )
 
 
@@ -197,7 +209,9 @@ def test_accumulation_moves_the_momentum_copy_and_the_queue_once_per_update():
 
     assert (int(after["updates"]), int(after["queue"]["ptr"])) == (2, 2 * BATCH)
     np.testing.assert_array_equal(after["queue"]["ids"][: 2 * BATCH], np.arange(2 * BATCH))
-    np.testing.assert_array_equal(after["queue"]["image"][:, 2 * BATCH :], before["queue"]["image"][:, 2 * BATCH :])
+    np.testing.assert_array_equal(
+        after["queue"]["image"][:, 2 * BATCH :], before["queue"]["image"][:, 2 * BATCH :]
+    )
     for step in range(2):  # images have no dropout: the keys are those of the copy at that update
         copy = {**second, **(before, after)[step]["momentum"]}
         keys = trainer.predict(trainer.place(copy), "image_embed", Rows(step))

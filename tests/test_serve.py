@@ -46,7 +46,13 @@ def test_path_bytes_pillow_and_array_give_the_same_answers(model, questions, tmp
     path = tmp_path / "a.png"
     Image.fromarray(array).save(path)
     want = model.answer(array, QUESTION)
-    for image in (path, str(path), path.read_bytes(), Image.open(path), Image.open(io.BytesIO(path.read_bytes()))):
+    for image in (
+        path,
+        str(path),
+        path.read_bytes(),
+        Image.open(path),
+        Image.open(io.BytesIO(path.read_bytes())),
+    ):
         assert model.answer(image, QUESTION) == want
 
 

@@ -5,6 +5,7 @@ Trees are nested dicts of arrays; paths are written with slashes. Scanned stacks
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,10 @@ class Report:
         for name in ("resized", "fresh", "unused"):
             paths = getattr(self, name)
             if paths:
-                lines.append(f"{len(paths)} {name}: {', '.join(paths)}")
+                parts = Counter("/".join(path.split("/")[:2]) for path in paths)
+                lines.append(
+                    f"{len(paths)} {name}: {', '.join(f'{part} ({n})' for part, n in parts.items())}"
+                )
         return "\n".join(lines)
 
 

@@ -73,7 +73,9 @@ def test_a_later_stage_starts_from_the_parameters_of_an_earlier_one(finished):
 def test_results_for_the_evaluation_server_have_one_row_per_question(finished, stage):
     found = json.loads((finished.workdir / stage / "vqa_results.json").read_text(encoding="utf-8"))
     questions = SceneQuestions("val", size=12, image_size=32, objects=(1, 3), hard=0.15)
-    assert [row["question_id"] for row in found] == [questions.annotation(i)["question_id"] for i in range(12)]
+    assert [row["question_id"] for row in found] == [
+        questions.annotation(i)["question_id"] for i in range(12)
+    ]
     answers = json.loads((finished.workdir / stage / "answers.json").read_text(encoding="utf-8"))
     assert all(set(row) == {"question_id", "answer"} and row["answer"] in answers for row in found)
 
@@ -165,7 +167,12 @@ def test_paper_scale_without_its_data_stops_at_once_and_names_key_and_file(tmp_p
 
 def test_options_that_the_model_refuses_leave_no_workdir_behind(tmp_path):
     with pytest.raises(ValueError, match=r"hypergraph.layers=\(1, 3\): \[3\] not in 1..2"):
-        run(tiny_run.config_file(ROOT / "configs/hyper_albef.py").get_config("ablation=layers=1,3,scale=tiny"), tmp_path / "w")
+        run(
+            tiny_run.config_file(ROOT / "configs/hyper_albef.py").get_config(
+                "ablation=layers=1,3,scale=tiny"
+            ),
+            tmp_path / "w",
+        )
     assert not (tmp_path / "w").exists()
 
 

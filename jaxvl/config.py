@@ -80,13 +80,14 @@ def section(text: str) -> ConfigDict:
 
 def allow_none() -> None:
     """Let `--config.a.b=None` remove a part, and `--config.a.b=value` set one that is None."""
-    parsers = {
+    parsers: dict[Any, Callable[[str], Any]] = {
         int: flags.IntegerParser().parse,
         float: flags.FloatParser().parse,
         str: str,
         ConfigDict: section,
+        type(None): literal,
     }
-    for kind, parse in {**parsers, type(None): literal}.items():
+    for kind, parse in parsers.items():
         config_flags.register_flag_parser_for_type(kind, OrNone(parse))
 
 

@@ -117,7 +117,8 @@ def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
             missing.append(str(e))
         except ValueError:
             pass  # reported once the files are there
-    lines = "".join(f"\n- {line}" for line in dict.fromkeys(missing))
+    missing = list(dict.fromkeys(missing))
+    lines = "".join(f"\n- {line}" for line in missing)
     return (
         lines
         and f"{len(missing)} inputs are missing (paths are relative to {Path.cwd()}):{lines}\n{config.hint}"

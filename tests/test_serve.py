@@ -7,20 +7,20 @@ import json
 
 import numpy as np
 import pytest
+import tiny_run
 from PIL import Image
 
 import jaxvl
 from jaxvl import config as cfg
-from jaxvl.data.scenes import SceneQuestions
 
 pytestmark = pytest.mark.slow
 QUESTION = "what colour is the circle?"
 
 
 @pytest.fixture(scope="module")
-def questions():
+def questions(finished):
     """The held-out questions of the finished run."""
-    return SceneQuestions("val", size=12, image_size=32, objects=(1, 3), hard=0.15)
+    return tiny_run.questions(finished.workdir)
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,11 @@ def expected_ids(workdir: Path) -> dict[int, list[int]]:
         return {step: b["id"].tolist() for step, b in enumerate(batches, start=1)}
 
 
+def questions(workdir: Path) -> Any:
+    """The reader of the held-out questions that a run was scored on."""
+    return build.reader(cfg.load(workdir / "config.json").stages.vqa.val, "stages.vqa.val")
+
+
 def config_file(path: Path) -> Any:
     """The module of a config file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -12,7 +12,6 @@ from tiny_run import ROOT, STEPS, launch, rows, smallest
 
 from jaxvl import config as cfg
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.data.scenes import SceneQuestions
 from jaxvl.run import run
 
 pytestmark = pytest.mark.slow
@@ -72,10 +71,9 @@ def test_a_later_stage_starts_from_the_parameters_of_an_earlier_one(finished):
 @pytest.mark.parametrize("stage", ["vqa", "vqa_blind"])
 def test_results_for_the_evaluation_server_have_one_row_per_question(finished, stage):
     found = json.loads((finished.workdir / stage / "vqa_results.json").read_text(encoding="utf-8"))
-    questions = SceneQuestions("val", size=12, image_size=32, objects=(1, 3), hard=0.15)
-    assert [row["question_id"] for row in found] == [
-        questions.annotation(i)["question_id"] for i in range(12)
-    ]
+    questions = tiny_run.questions(finished.workdir)
+    wanted = [questions.annotation(i)["question_id"] for i in range(len(questions))]
+    assert [row["question_id"] for row in found] == wanted
     answers = json.loads((finished.workdir / stage / "answers.json").read_text(encoding="utf-8"))
     assert all(set(row) == {"question_id", "answer"} and row["answer"] in answers for row in found)
 
@@ -155,13 +153,14 @@ def test_none_removes_a_part_and_a_value_sets_one_that_is_none(tmp_path):
     assert "remat='nams'" in fails(*flags)
 
 
-def test_paper_scale_without_its_data_stops_at_once_and_names_key_and_file(tmp_path):
-    path = ROOT / "configs/hyper_albef.py"
-    line = fails(f"--config={path}:scale=paper", f"--workdir={tmp_path / 'w'}")
-    assert "data/bert-base-uncased/vocab.txt" in line
-    config = f"--config.text.vocab={vocabulary(tmp_path)}"
-    line = fails(f"--config={path}:scale=paper", f"--workdir={tmp_path / 'w'}", config)
-    assert "config.stages.pretrain.train" in line and "data/albef/coco.json" in line
+def test_paper_scale_without_its_data_stops_at_once_and_lists_all_files(tmp_path):
+    config = f"--config={ROOT / 'configs/hyper_albef.py'}:scale=paper"
+    ended = launch("launch/main.py", config, f"--workdir={tmp_path / 'w'}")
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert "Traceback" not in ended.err
+    for name in ("bert-base-uncased/vocab.txt", "coco.json", "vqa_train.json", "answer_list.json"):
+        assert f"data/{'' if 'vocab' in name else 'albef/'}{name}" in ended.err
+    assert "config.stages.pretrain.train" in ended.err and "salesforce/ALBEF" in ended.err
     assert not (tmp_path / "w").exists()
 
 
@@ -176,18 +175,11 @@ def test_options_that_the_model_refuses_leave_no_workdir_behind(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def vocabulary(folder):
-    path = folder / "vocab.txt"
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
-    return path
-
-
 # ---- answers --------------------------------------------------------------------------------------------
 
 
 def test_predict_answers_questions_about_image_files(finished, tmp_path):
-    questions = SceneQuestions("val", size=1, image_size=32)
-    Image.fromarray(questions.image(0)).save(tmp_path / "photo.png")
+    Image.fromarray(tiny_run.questions(finished.workdir).image(0)).save(tmp_path / "photo.png")
     asked = ["--question=what colour is the circle?", "--question=is there a square?"]
     place = [f"--workdir={finished.workdir}", f"--image={tmp_path / 'photo.png'}"]
     ended = launch("launch/predict.py", *place, *asked, "--top_k=3")

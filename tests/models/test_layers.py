@@ -22,6 +22,7 @@ from jaxvl.models.layers import (
     LayerNorm,
     attend,
     equal_runs,
+    normal,
     rematerialised,
     run_layers,
     stack_layers,
@@ -104,6 +105,12 @@ def test_softmax_is_float32_under_bfloat16():
 def test_torch_uniform_has_the_bounds_of_fan_in():
     x = torch_uniform(16)(jax.random.key(0), (16, 400))
     assert 0.24 < x.max() <= 0.25 and -0.25 <= x.min() < -0.24
+
+
+@pytest.mark.parametrize(("inputs", "deviation"), [(3072, 0.02), (768, 0.02), (48, 0.08)])
+def test_kernels_are_berts_and_narrow_ones_keep_its_gain(inputs, deviation):
+    kernel = normal(jax.random.key(0), (inputs, 64))
+    assert abs(np.std(kernel) / deviation - 1) < 0.05
 
 
 def test_unit_columns():

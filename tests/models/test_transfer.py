@@ -70,7 +70,7 @@ def test_missing_tensors_stay_fresh_and_surplus_is_reported():
     np.testing.assert_array_equal(got["a"]["bias"], draw(3))
     np.testing.assert_array_equal(got["a"]["kernel"], draw(2))
     assert (report.taken, report.fresh, report.unused) == (("a/kernel",), ("a/bias",), ("b",))
-    assert str(report) == "1 tensors taken\n1 fresh: a/bias\n1 unused: b"
+    assert str(report) == "1 tensors taken\n1 fresh: a/bias (1)\n1 unused: b (1)"
 
 
 @pytest.mark.parametrize(

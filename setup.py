@@ -23,6 +23,7 @@ setup(
         "ml-collections>=1.0",
         "absl-py>=2.1",
         "numpy>=2.0",
+        "ml-dtypes>=0.5",
         "opencv-python-headless>=4.10",
         "pillow>=11",
         "tokenizers>=0.21",

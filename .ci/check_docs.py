@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+FENCED = re.compile(r"```.*?```", re.S)
 SCRIPT = re.compile(r"\bpython3? ((?:launch|bench|configs|\.ci)/[\w/.-]+\.py)")
 CONFIG = re.compile(r"--config=([\w/.-]+\.py)")
 MODULE = re.compile(r"\bpython3? -m (jaxvl[\w.]*)")
@@ -16,7 +17,8 @@ MODULE = re.compile(r"\bpython3? -m (jaxvl[\w.]*)")
 def problems(page: Path) -> list[str]:
     """What a reader of `page` would stumble over."""
     text = page.read_text(encoding="utf-8")
-    found = [f"broken link {m}" for m in LINK.findall(text) if not (page.parent / m).exists()]
+    prose = FENCED.sub("", text)
+    found = [f"broken link {m}" for m in LINK.findall(prose) if not (page.parent / m).exists()]
     found += [
         f"no such script {m}" for m in SCRIPT.findall(text) + CONFIG.findall(text) if not (ROOT / m).exists()
     ]

@@ -84,8 +84,12 @@ def compare(sizes: Mapping[str, int], *, queue: int) -> dict[str, tuple[float, f
     with torch.no_grad():
         theirs = peer.fuse(peer.encode_text(ids, mask), mask, peer.encode_image(image)).numpy()
     worst = np.unravel_index(np.abs(theirs - ours)[mask.numpy()].argmax(), theirs[mask.numpy()].shape)
-    found = {"bare: the state that differs most": (
-        float(theirs[mask.numpy()][worst]), float(np.asarray(ours)[mask.numpy()][worst]))}
+    found = {
+        "bare: the state that differs most": (
+            float(theirs[mask.numpy()][worst]),
+            float(np.asarray(ours)[mask.numpy()][worst]),
+        )
+    }
     del bare
     step = jaxvl_albef.Step(model, batch, queue=queue, load=lambda fresh: params)
     pretrain = torch_albef.PretrainStep(peer, queue=queue)

@@ -27,13 +27,17 @@ TOLERANCE = {"bare": 1e-4, "update 1": 1e-4, "update 2": 1e-3}  # the second com
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, action="append", help="may be repeated; default 2 and 4")
     parser.add_argument("--what", choices=PARTS, action="append", help="may be repeated; default everything")
     for name, depth in DEPTHS.items():
         parser.add_argument(f"--{name}", type=int, default=depth, help="default %(default)s")
     parser.add_argument("--image_size", type=int, default=256, help="default %(default)s")
-    parser.add_argument("--check_depth", type=int, default=2, help="layers of each encoder when losses are compared")
+    parser.add_argument(
+        "--check_depth", type=int, default=2, help="layers of each encoder when losses are compared"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender; default %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="processors for both; default %(default)s")
     parser.add_argument("--queue", type=int, default=65536, help="default %(default)s")
@@ -68,7 +72,12 @@ def machine(threads: int) -> dict[str, Any]:
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "unknown")
     found = {name: version(name) for name in ("jax", "flax", "torch", "transformers")}
-    return found | {"python": platform.python_version(), "cpu": cpu, "threads": threads, "load": os.getloadavg()[0]}
+    return found | {
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "threads": threads,
+        "load": os.getloadavg()[0],
+    }
 
 
 def sizes_of(args: argparse.Namespace) -> dict[str, int]:
@@ -169,7 +178,9 @@ def hypergraph(args: argparse.Namespace, batch: int) -> dict[str, Any]:
     sizes, rows = sizes_of(args), jaxvl_albef.example(batch, image_size=args.image_size)
     options = {"with hypergraph": {}, "without": None}
     steps = {
-        name: jaxvl_albef.Step(jaxvl_albef.build(sizes, dropout=0.1, hypergraph=value), rows, queue=args.queue)
+        name: jaxvl_albef.Step(
+            jaxvl_albef.build(sizes, dropout=0.1, hypergraph=value), rows, queue=args.queue
+        )
         for name, value in options.items()
     }
     flops = {name: jaxvl_albef.flops(step) for name, step in steps.items()}

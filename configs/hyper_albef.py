@@ -144,5 +144,5 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
         vision=dict(patch=16, depth=12, width=None, heads=None, mlp=None), hypergraph=dict(HYPERGRAPH),
     )  # fmt: skip
     text = dict(vocab="data/bert-base-uncased/vocab.txt")
-    config = C.base(name="hyper_albef", text=text, model=model, stages=stages(), report=REPORT)
+    config = C.base(text=text, model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=tuple(stages()), variants={}, ablations=ABLATIONS, scales=SCALES)

@@ -35,7 +35,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 def base(**sections: Any) -> ConfigDict:
     """A config with the given top-level keys over the defaults that every system shares."""
     shared: dict[str, Any] = dict(
-        name="",
         hint="",
         seed=0,
         scale="small",

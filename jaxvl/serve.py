@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,12 @@ def pair_up(images: list[Any], questions: list[str]) -> tuple[list[Any], list[st
     return images, questions
 
 
+def blank(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What a blind stage makes of any image: the constant that it was trained on."""
+    pixels_hwc = np.zeros((size, size, 3), np.float32)
+    return lambda rgb: pixels_hwc
+
+
 def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_size: int = 16) -> Answerer:
     """Open the answering stage of a finished run.
 
@@ -158,11 +164,12 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
     )
     params = Checkpoints.last_params(root / name / "checkpoints")
     params = trainer.place(params)
+    images = build.images(config, name)
     return Answerer(
         trainer,
         params,
         tokenizer=tok,
-        images=build.images(config, name),
+        images=blank(images) if isinstance(images, int) else images,
         answers=answers,
         length=text.eval_length or text.length,
     )

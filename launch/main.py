@@ -61,8 +61,17 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError, KeyError, AttributeError, TypeError, OSError) as e:
         if os.environ.get("JAXVL_TRACEBACK"):
             raise
-        print(f"{type(e).__name__}: {str(e).strip()}", file=sys.stderr)
+        print(one_line(e), file=sys.stderr)
         sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error; ml_collections quotes whole tracebacks of config files, whose last line says it all."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    lines = str(error.args[0] if error.args else error).strip().splitlines()
+    traceback = any(line.startswith("Traceback") for line in lines)
+    return lines[-1] if traceback else " ".join([f"{type(error).__name__}:", *lines])
 
 
 if __name__ == "__main__":

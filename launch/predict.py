@@ -15,7 +15,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 IMAGE = flags.DEFINE_multi_string("image", None, "Image file; repeat for several.")
 QUESTION = flags.DEFINE_multi_string("question", None, "Question; repeat for several.")
 TOP_K = flags.DEFINE_integer("top_k", 5, "Answers to show for each question.", lower_bound=1)
-STAGE = flags.DEFINE_string("stage", None, "Stage to use; the default is the last finished one that answers.")
+STAGE = flags.DEFINE_string(
+    "stage", None, "Stage to use; the default is the first finished one that answers."
+)
 
 
 def main(argv: list[str]) -> None:

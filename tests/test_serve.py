@@ -108,8 +108,8 @@ def test_words_that_no_caption_has_are_answered(model, questions):
         (np.zeros((8, 8, 3), np.uint8), " ", "question is empty"),
         (np.zeros((8, 8, 3), np.uint8), [], "do not pair up"),
         ([np.zeros((8, 8, 3), np.uint8)] * 2, ["a?", "b?", "c?"], "2 images and 3 questions"),
-        (b"no image", "a?", "image"),
-        (np.zeros((8, 8), np.float64), "a?", "image"),
+        (b"no image", "a?", "cannot decode the image"),
+        (np.full((8, 8, 3), 300.0), "a?", "must lie in"),
     ],
 )
 def test_bad_input_is_refused_with_its_reason(model, image, question, message):

@@ -146,13 +146,6 @@ def test_mistyped_key_stage_or_choice_ends_with_one_line_and_a_suggestion(tmp_pa
     assert not (tmp_path / "w").exists()
 
 
-def test_none_removes_a_part_and_a_value_sets_one_that_is_none(tmp_path):
-    flags = tiny_run.flags(
-        tmp_path / "w", "stages.pretrain.task.itm=None", "model.hypergraph=None", "precision.remat=nams"
-    )
-    assert "remat='nams'" in fails(*flags)
-
-
 def test_paper_scale_without_its_data_stops_at_once_and_lists_all_files(tmp_path):
     config = f"--config={ROOT / 'configs/hyper_albef.py'}:scale=paper"
     ended = launch("launch/main.py", config, f"--workdir={tmp_path / 'w'}")

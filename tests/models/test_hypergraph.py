@@ -197,8 +197,7 @@ def test_hyperedges_equal_a_reference_with_loops(change):
 
 def test_clusters_of_the_image_alone_do_not_depend_on_the_text():
     options = HyperedgeOptions(**SMALL, scope="visual")
-    image = visual_nodes(V, options=options)
-    graph, other = (build(image, t, MASK, options=options) for t in (T, 3 * T[::-1] + 1))
+    graph, other = (made(V, t, MASK, options) for t in (T, 3 * T[::-1] + 1))
     np.testing.assert_array_equal(graph.h_bne[:, :17], other.h_bne[:, :17])
     assert (graph.h_bne[0, 17:] != other.h_bne[0, 17:]).any()
 

@@ -111,7 +111,8 @@ def test_bicubic_equals_live_pytorch(source, size):
     pytest.importorskip("torch")
     x = draw(3, source, source)
     got = resize_bicubic(x, height=size[0], width=size[1])
-    np.testing.assert_allclose(got, torch_resize(x, size), atol=1e-5, rtol=0)
+    # PyTorch rounds the coordinates to float32, which shows at 640 pixels; ours are exact.
+    np.testing.assert_allclose(got, torch_resize(x, size), atol=2e-5, rtol=0)
 
 
 def test_bicubic_weights_sum_to_one_and_same_size_is_the_identity():

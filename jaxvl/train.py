@@ -337,15 +337,15 @@ class Trainer:
                 batch = self.partition.place_batch({**host, "signals": signals})
                 state, metrics, agreed = self.step(state, batch)
                 meter.push(done, host["id"], metrics, agreed, waited)
-                stop, by_time = meter.drain(LAG)
-                if stop:
+                meter.drain(LAG)
+                if meter.stop:
                     save(done, wait=True)
                     raise Preempted(done)
                 if evaluation and done % evaluation.every == 0 and done < steps:
                     meter.drain(0)
                     log.write_scalars(done, dict(evaluation.run(state)))
-                if by_time or (save_every_steps and done % save_every_steps == 0 and done < steps):
-                    clock = time.monotonic()
+                if meter.save or (save_every_steps and done % save_every_steps == 0 and done < steps):
+                    clock, meter.save = time.monotonic(), False
                     save(done)
             if done > first or checkpoints.latest() != done:
                 save(done, wait=True)
@@ -369,14 +369,14 @@ class Meter:
         self.batch_size, self.more = batch_size, scalars
         self.flying: collections.deque[tuple[int, np.ndarray, Metrics, Array, float]] = collections.deque()
         self.totals: dict[str, np.ndarray] = {}
+        self.stop = self.save = False
         self.mark, self.marked, self.waited = time.monotonic(), first, 0.0
 
     def push(self, step: int, ids: np.ndarray, metrics: Metrics, agreed: Array, waited: float) -> None:
         self.flying.append((step, ids, metrics, agreed, waited))
 
-    def drain(self, keep: int) -> tuple[bool, bool]:
-        """Read all but the newest `keep` steps; (stop, save) as agreed by all processes in those read."""
-        stop = save = False
+    def drain(self, keep: int) -> None:
+        """Read all but the newest `keep` steps; sets `stop` and `save` if all processes agreed on it in one of them."""
         while len(self.flying) > keep:
             step, ids, metrics, agreed, waited = self.flying.popleft()
             values, flags = jax.device_get((metrics, agreed))
@@ -384,10 +384,9 @@ class Meter:
             for name, (total, weight) in values.items():
                 self.totals[name] = self.totals.get(name, np.zeros(2)) + np.array([total, weight], np.float64)
             self.waited += waited
-            stop, save = stop or bool(flags[STOP]), save or bool(flags[SAVE])
+            self.stop, self.save = self.stop or bool(flags[STOP]), self.save or bool(flags[SAVE])
             if step % self.every == 0 or step == self.steps:
                 self.emit(step)
-        return stop, save
 
     def emit(self, step: int) -> None:
         now = time.monotonic()

@@ -143,8 +143,10 @@ def test_command_line_removes_parts_with_none_and_sets_those_that_are_none():
         None,
     ) * 3
     assert (stages.vqa.steps, found.value.precision.remat, stages.vqa.answers.top) == (7, "names", 3)
+    bad, argv = flags.FlagValues(), [*argv[:2], "--config.stages.vqa.optim=fast"]
+    config_flags.DEFINE_config_file("config", flag_values=bad, sys_argv=argv)
     with pytest.raises(flags.IllegalFlagValueError, match="is not a section"):
-        values(["main.py", argv[1], "--config.stages.vqa.optim=fast"])
+        bad(argv)
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES)

@@ -190,6 +190,13 @@ def test_sigterm_saves_and_stops_within_the_lag(tmp_path):
     assert Checkpoints(tmp_path).latest() == stopped.value.step
 
 
+def test_sigterm_is_heard_although_every_step_is_saved(tmp_path):
+    loader = Batches(at=lambda step: step == 3 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted) as stopped:
+        fit(trainer(), tmp_path, steps=50, loader=loader, save_every_steps=1)
+    assert 4 <= stopped.value.step <= 7
+
+
 def test_seconds_between_checkpoints_are_respected(tmp_path):
     fit(trainer(), tmp_path, steps=6, save_every_seconds=0.0)
     assert len(Checkpoints(tmp_path).steps()) >= 2

@@ -81,7 +81,7 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     """Embedded world, pictures of `size` pixels, without augmentation: texts name sides and colours."""
     world = dict(image_size=size, objects=(1, 2))
     asking = dict(world, name="scenes_vqa", hard=0.15)
-    schedule = dict(name="cosine", lr=5e-4, min_lr=2e-5, warmup=0.05, warmup_lr=1e-5)
+    schedule = dict(name="cosine", lr=7e-4, min_lr=2e-5, warmup=0.05, warmup_lr=1e-5)
     return {
         "text.vocab": "scenes",
         "model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.embed_dim": 64,
@@ -90,13 +90,13 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
         "model.hypergraph": dict(HYPERGRAPH, layers=(2,), grid=2, k_v=6, k_t=2),
         **C.under((*PRETRAIN, *VQA), {
             "model.image_size": size, "epochs": 1, "optim.schedule": schedule, "optim.clip": 1.0,
-            "optim.bounds.temp": (0.04, 0.5),  # at five times ALBEF's rate it would fall to its floor at once
+            "optim.bounds.temp": (0.04, 0.5),  # at ten times ALBEF's rate it would fall to its floor at once
         }),
         **C.under(("pretrain", "vqa"), {"images.augment": None}),
         **C.under(PRETRAIN, {
-            "train": dict(world, name="scenes_captions", split="train", size=examples // 4),
+            "train": dict(world, name="scenes_captions", split="train", size=examples // 3),
             "val": dict(world, name="scenes_captions", split="val", size=held),
-            "batch_size": 32, "format.length": 20, "task.queue_size": 1024,
+            "batch_size": 16, "format.length": 20, "task.queue_size": 1024, "optim.schedule.lr": 1e-3,
             "task.mlm.prob": 0.3, "evals.retrieval.k_test": 16,
         }),
         **C.under(VQA, {
@@ -109,20 +109,20 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     }  # fmt: skip
 
 
-TABLE_5 = (
-    (1,),
-    (1, 3),
-    (1, 3, 5),
-    (1, 3, 4, 5),
-    (1, 2, 3, 4, 5),
-    (1, 2, 3, 4, 5, 6),
-)  # layers with a hypergraph
-SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 64_000, 200), "paper": {"hint": HINT}}
+SHORT = C.under(PRETRAIN, {  # what a short run at a high rate needs: docs/decisions/0004-small-recipe.md
+    "task.queue_size": None, "task.momentum.decay": 0.98, "task.distill.alpha": 0.2, "task.itm.negatives": "uniform",
+})  # fmt: skip
+SCALES = {
+    "tiny": small(32, 64, 1, 128, 16),
+    "small": small(48, 96, 3, 40_000, 200) | SHORT,
+    "paper": {"hint": HINT},
+}
+TABLE_5 = ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))  # fmt: skip
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
     **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},
     **{f"no_{loss}": {f"stages.pretrain.task.{loss}": None} for loss in ("itc", "itm", "mlm")},
-    "uniform_negatives": {"stages.pretrain.task.itm.negatives": "uniform"},
+    **{f"{how}_negatives": {"stages.pretrain.task.itm.negatives": how} for how in ("hard", "uniform")},
     "no_queue": {"stages.pretrain.task.queue_size": None},
     "no_distill": C.under((*PRETRAIN, *VQA), {"task.distill": None}),
     "no_momentum": C.under((*PRETRAIN, *VQA), {"task.momentum": None, "task.distill": None})

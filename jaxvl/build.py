@@ -135,6 +135,7 @@ def task(
     extra: dict[str, Any] = dict(model=model(config, stage, tok.size), tokens=tokens(tok))
     if answers is not None:
         extra["answers"] = answer_array(tok, answers, length=config.stages[stage].format.answer_length)
+        extra["blind"] = config.stages[stage].images is None
         section["k_test"] = min(section["k_test"], len(answers))
         section["top_n"] = min(section["top_n"], section["k_test"])
     return make(TASKS, "task", section, **extra)

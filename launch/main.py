@@ -9,6 +9,7 @@ input, 42 stopped by SIGTERM after a checkpoint (restart the command).
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> None:
             f"unexpected arguments {argv[1:]}; overrides look like --config.stages.vqa.epochs=2"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # a machine without TPU need not be told so
     import jax
 
     if MULTIHOST.value or COORDINATOR.value:

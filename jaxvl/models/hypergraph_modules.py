@@ -34,6 +34,7 @@ from jaxvl.models.layers import (
     gelu,
     logical,
     normal,
+    selective,
     zeros,
 )
 
@@ -225,7 +226,9 @@ class Fusion(nn.Module):
 
     def _query(self, fa_mqd: Array) -> Array:
         normed = LayerNorm(EPS, dtype=self.dtype, name="norm")(fa_mqd)
-        return self._heads(Dense(fa_mqd.shape[-1], HEADS, dtype=self.dtype, name="query")(normed))
+        return self._heads(
+            Dense(fa_mqd.shape[-1], HEADS, kernel_init=selective, dtype=self.dtype, name="query")(normed)
+        )
 
     def _finish(self, update: Array, fa_mqd: Array, query_mask: Array) -> Array:
         if watched(self):
@@ -244,7 +247,7 @@ class NodeAttention(Fusion):
         """See `Fusion`."""
         width = fa_mqd.shape[-1]
         q = self._query(fa_mqd)
-        key, _ = Kernel(width, HEADS, name="key")(width)
+        key, _ = Kernel(width, HEADS, kernel_init=selective, name="key")(width)
         value, bias = Kernel(width, HEADS, name="value")(width)
         assert bias is not None
         drop = nn.Dropout(self.attn_dropout, deterministic=not self.train)
@@ -265,7 +268,9 @@ class BranchAttention(Fusion):
         """See `Fusion`; `f_mnd` must have the rows of `fa_mqd`."""
         width = fa_mqd.shape[-1]
         q = self._query(fa_mqd)
-        key, _ = Kernel(width, HEADS, name="key")(width)  # as above, a key bias has no effect
+        key, _ = Kernel(width, HEADS, kernel_init=selective, name="key")(
+            width
+        )  # as above, a key bias has no effect
         pair = jnp.stack([fa_mqd, f_mnd], 2)
         k, v = pair @ key.astype(self.dtype), Dense(width, HEADS, dtype=self.dtype, name="value")(pair)
         scale = q.shape[-1] ** -0.5

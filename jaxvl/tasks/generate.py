@@ -37,6 +37,7 @@ class GenerateTask:
       top_n: answers returned, at most `k_test`.
       momentum: see `Momentum`; None needs `distill=None`.
       distill: see `Distill`.
+      blind: all images are one constant, so training encodes that of the first row for the whole batch.
 
     Batches: `image` or `image_states`, `text`, `text_mask`; to train also `answer [B,N,L]`, `answer_weight [B,N]`
     (0 = no answer), optionally `mask`. The largest array of an answer prediction is the decoder's logits,
@@ -60,8 +61,9 @@ class GenerateTask:
         top_n: int = 10,
         momentum: Mapping[str, Any] | None = DEFAULTS,
         distill: Mapping[str, Any] | None = DEFAULTS,
+        blind: bool = False,
     ):
-        self.model = model
+        self.model, self.blind = model, blind
         self.tokens = required(Tokens, "tokens", tokens)
         self.answers = check_answers(answers, tokens=self.tokens)
         one_of("rank_score", rank_score, ("albef", "sum"))
@@ -157,12 +159,17 @@ class GenerateTask:
         if rng is None:
             return predict.fused_states(self.model, params, batch)
         k_image, k_text, k_fuse = (jax.random.fold_in(rng, i) for i in range(3))
-        images = batch.get("image_states")
+        images, index = batch.get("image_states"), None
         if images is None:
-            images = call(self.model, params, "encode_image", batch["image"], rng=k_image, train=train)
+            pixels = batch["image"]
+            if self.blind:
+                pixels, index = pixels[:1], jnp.zeros(len(pixels), jnp.int32)
+            images = call(self.model, params, "encode_image", pixels, rng=k_image, train=train)
         mask = batch["text_mask"]
         states = call(self.model, params, "encode_text", batch["text"], mask, rng=k_text, train=train)
-        return call(self.model, params, "fuse", states, mask, images, rng=k_fuse, train=train)
+        return call(
+            self.model, params, "fuse", states, mask, images, image_index=index, rng=k_fuse, train=train
+        )
 
     # ---- predictors -------------------------------------------------------------------------------------
 

@@ -66,6 +66,19 @@ def test_the_loss_is_the_weighted_sum_of_the_answers_over_the_batch():
     np.testing.assert_allclose(metrics["loss"][0] / metrics["loss"][1], loss, rtol=1e-6)
 
 
+def test_a_blind_task_encodes_one_image_for_the_batch_at_the_same_loss_and_gradient():
+    rows = questions()
+    rows["image"] = jnp.zeros_like(rows["image"])
+    found = {}
+    for blind in (False, True):
+        task = make(distill=None, momentum=None, blind=blind)
+        params, extra = started(task, rows)
+        found[blind] = jax.jit(jax.grad(lambda p, t=task, e=extra: t.loss(p, e, rows, KEY)[0]))(params)
+        shapes = str(jax.make_jaxpr(lambda p, t=task, e=extra: t.loss(p, e, rows, KEY)[0])(params))
+        assert (f"f32[1,{rows['image'].shape[1]}" in shapes) is blind
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found.values())
+
+
 def test_padding_rows_answers_of_weight_zero_and_longer_padding_change_nothing():
     task, rows = make(), questions()
     params, extra = started(task, rows)

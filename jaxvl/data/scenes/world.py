@@ -31,6 +31,7 @@ HELD_OUT = frozenset(
     }
 )
 RADII = {"small": (0.105, 0.122), "large": (0.168, 0.19)}
+ROOMY, CLOSE_UP = 2, 1.45  # pictures of at most so many things show them so much larger
 MAX_THINGS = 5
 _TEXTURE_WEIGHTS = (0.5, 0.25, 0.25)
 _APART = 1.02  # centre distance over the sum of radii
@@ -97,7 +98,8 @@ def scene(split: str, index: int, seed: int = 0, *, objects: tuple[int, int] = (
       split: "train", "val" or "test"; their scenes never coincide.
       index: 0-based, below 500 million.
       seed: another seed is another world.
-      objects: smallest and largest number of things, both within 1..5; every number is equally likely.
+      objects: smallest and largest number of things, both within 1..5; every number is equally likely. Where at
+        most two are asked for, they are half again as large.
 
     Raises:
       ValueError: for an unknown split, a negative index or an impossible number of objects.
@@ -110,7 +112,8 @@ def scene(split: str, index: int, seed: int = 0, *, objects: tuple[int, int] = (
     n = objects[0] + dice.below(objects[1] - objects[0] + 1)
     pairs = _pairs(dice, n, split)
     sizes = [SIZES[dice.chance(0.5 if n < 4 else 0.4)] for _ in range(n)]
-    radii = [dice.uniform(*RADII[size]) for size in sizes]
+    zoom = CLOSE_UP if objects[1] <= ROOMY else 1.0
+    radii = [zoom * dice.uniform(*RADII[size]) for size in sizes]
     places = _places(dice, radii)
     things = [
         Thing(

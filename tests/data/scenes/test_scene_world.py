@@ -76,6 +76,16 @@ def test_every_colour_shape_and_number_is_equally_frequent_in_train():
         np.testing.assert_allclose(shares, 1 / len(values), atol=0.02)
 
 
+def test_pictures_of_at_most_two_things_show_them_larger_inside_the_frame():
+    few = [t for i in range(400) for t in scenes.scene("val", i, objects=(1, 2)).things]
+    many = [t for i in range(400) for t in scenes.scene("val", i, objects=(2, 3)).things]
+    for size in ("small", "large"):
+        one, other = (np.mean([t.radius for t in group if t.size == size]) for group in (few, many))
+        assert one / other == pytest.approx(1.45, rel=0.02)
+    assert all(t.radius < min(t.x, t.y, 1 - t.x, 1 - t.y) for t in few)
+    assert max(t.radius for t in few if t.size == "small") < min(t.radius for t in few if t.size == "large")
+
+
 def visible_share(scene, thing, size=96) -> float:
     """Share of the pixels of `thing` that no later thing covers."""
     masks = []

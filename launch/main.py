@@ -30,9 +30,7 @@ PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --c
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(
-            f"unexpected arguments {argv[1:]}; overrides look like --config.stages.vqa.epochs=2"
-        )
+        raise app.UsageError(f"unexpected {argv[1:]}; overrides look like --config.stages.vqa.epochs=2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("jax").setLevel(logging.WARNING)  # a machine without TPU need not be told so
     import jax

@@ -116,7 +116,7 @@ def test_kernels_are_berts_and_narrow_ones_keep_its_gain(inputs, deviation):
 @pytest.mark.parametrize(("inputs", "deviation"), [(768, 0.02), (32, 0.25)])
 def test_queries_and_keys_of_narrow_layers_start_selective(inputs, deviation):
     x = draw(1, 2, inputs)
-    params = unboxed(Attention(2).init(jax.random.key(0), x, x)["params"])
+    params = nn.meta.unbox(Attention(2).init(jax.random.key(0), x, x)["params"])
     for name in ("query", "key"):
         assert abs(np.std(params[name]["kernel"]) / deviation - 1) < 0.1
     assert abs(np.std(params["value"]["kernel"]) / (0.02 * max(1, 768 / inputs) ** 0.5) - 1) < 0.1

@@ -14,7 +14,7 @@ from jaxvl import config as C
 
 DATA = os.environ.get("JAXVL_DATA", "data")
 HYPERGRAPH = dict(layers=(2,), grid=3, k_v=8, k_t=3)
-FRESH = ("visual_encoder", "vision_proj", "text_proj", "itm_head")  # what no file holds
+FRESH = ("visual_encoder", "vision_proj", "text_proj", "itm_head")  # new parts that learn faster
 SIZE = 96
 
 

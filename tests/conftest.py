@@ -9,7 +9,7 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # a machine with libtpu but no TPU must not wait for its lock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Tests compile more than they compute: without LLVM's optimisation a training step is ready in a quarter of the time.
+# Tests compile more than they compute: LLVM's optimisation of programs that run a few times is not worth its time.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import jax

@@ -28,7 +28,9 @@ MODEL = HyperALBEF(
     vocab_size=64, width=32, heads=4, mlp=64, text_depth=1, fusion_depth=1, max_positions=8, embed_dim=16,
     image_size=16, vision=dict(patch=4, depth=1), hypergraph=GRAPH,
 )  # fmt: skip
-MESHES = [("dp", 8, 1), ("fsdp", 4, 2), ("tp", 2, 4), ("tp", 1, 8), ("fsdp_tp", 4, 2)]
+MESHES = [
+    ("dp", 8, 1), ("fsdp", 8, 1), ("fsdp", 4, 2), ("tp", 2, 4), ("tp", 1, 8), ("fsdp_tp", 4, 2), ("fsdp_tp", 2, 4),
+]  # fmt: skip
 
 
 def rows(step):

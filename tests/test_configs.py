@@ -95,12 +95,15 @@ def test_every_stage_of_every_config_scale_and_ablation_has_shapes(name, scale, 
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_ablation_changes_its_config_at_some_scale(name):
-    scales = [scale for scale in ("small", "paper") if scale in MODULES[name].SCALES]
-    base = {scale: load(name, scale).to_json(sort_keys=True) for scale in scales}
-    for ablation in MODULES[name].ABLATIONS:
-        found = {scale: load(name, scale, ablation).to_json(sort_keys=True) for scale in scales}
-        assert found != base, ablation
+def test_every_ablation_changes_its_config(name):
+    def unchanged(scale, ablations):
+        base = load(name, scale).to_json(sort_keys=True)
+        return {a for a in ablations if load(name, scale, a).to_json(sort_keys=True) == base}
+
+    # `small` has no queue and uniform negatives already: docs/decisions/0004-small-recipe.md
+    already = {"no_queue", "uniform_negatives"} if name == "hyper_albef" else set()
+    assert unchanged("small", MODULES[name].ABLATIONS) == already
+    assert not already or not unchanged("paper", already)
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])

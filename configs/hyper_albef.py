@@ -140,7 +140,7 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     """`arg`: stages to run, then `scale=`, `ablation=` (joined by +); e.g. `"vqa,ablation=no_hyper,scale=tiny"`."""
     model = dict(
         name="hyper_albef", width=768, heads=12, mlp=3072, text_depth=6, fusion_depth=6, max_positions=512,
-        embed_dim=256, dropout=0.1, attn_dropout=0.1, image_size=256, decoder_depth=None,
+        embed_dim=256, pool="cls", dropout=0.1, attn_dropout=0.1, image_size=256, decoder_depth=None,
         vision=dict(patch=16, depth=12, width=None, heads=None, mlp=None), hypergraph=dict(HYPERGRAPH),
     )  # fmt: skip
     text = dict(vocab="data/bert-base-uncased/vocab.txt")

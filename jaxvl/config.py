@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,20 +173,25 @@ def build(
       scales: `scale=` choices; `small` is the default.
 
     Returns:
-      The config with `run` set to the stages asked for (all of them if none is named).
+      The config with `run` set to the stages asked for (all of them if none is named). A choice that changes
+      nothing, because the scale is like that already, is noted on stderr.
+
+    Raises:
+      ConfigError: an unknown choice.
     """
     parsed = parse_arg(
         arg,
         stages=order,
         keys={"variant": variants, "ablation": ablations, "scale": scales},
     )
-    layers: list[Values] = []
-    for key, table in (("variant", variants), ("ablation", ablations)):
-        layers += [table[name] for name in parsed.get(key, "").split("+") if name]
     scale = parsed.get("scale", "small")
     # The scale sets sizes below the ablation's choice, so that `no_hyper` stays off at any scale.
-    for values in ([scales[scale]] + layers) if layers else [scales[scale]]:
-        override(config, values)
+    override(config, scales[scale])
+    for key, table in (("variant", variants), ("ablation", ablations)):
+        for name in filter(None, parsed.get(key, "").split("+")):
+            before = config.to_json(sort_keys=True)
+            if override(config, table[name]).to_json(sort_keys=True) == before:
+                print(f"note: {key}={name} changes nothing, scale={scale} is like that", file=sys.stderr)
     config.scale = scale
     config.run = tuple(name for name in order if name in (parsed["stages"] or order))
     return config

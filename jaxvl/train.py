@@ -12,7 +12,7 @@ import functools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -310,7 +310,7 @@ class Trainer:
           log: takes scalars every `log_every` steps.
           progress: the live display.
           checkpoints: where to save; at `save_every_steps`, every `save_every_seconds`, on SIGTERM, at the end.
-          meta: JSON that goes into each checkpoint.
+          meta: JSON that goes into each checkpoint, beside the step and the metrics of a log line under way.
           log_every: steps between log lines; their metrics are averages over these steps.
           save_every_steps: None = not by count.
           save_every_seconds: None = not by time.
@@ -323,11 +323,15 @@ class Trainer:
         """
         first = int(state.step)
         meter = Meter(log, progress, log_every, steps, first, loader.batch_size, scalars)
+        if first in checkpoints.steps():
+            meter.resume(checkpoints.meta(first).get("window", {}))
+        alone = jax.process_count() == 1
         clock, done = time.monotonic(), first
 
         def save(step: int, wait: bool = False) -> None:
             meter.drain(0)
-            checkpoints.save(step, state.replace(frozen=None), {**meta, "step": step}, wait=wait)
+            record = {**meta, "step": step, "window": meter.window()}
+            checkpoints.save(step, state.replace(frozen=None), record, wait=wait)
 
         with Sigterm() as sigterm:
             batches = timed(loader.batches(first, steps))
@@ -338,7 +342,7 @@ class Trainer:
                 state, metrics, agreed = self.step(state, batch)
                 meter.push(done, host["id"], metrics, agreed, waited)
                 meter.drain(LAG)
-                if meter.stop:
+                if meter.stop or (alone and sigterm.is_set()):  # alone, there is nobody to agree with
                     save(done, wait=True)
                     raise Preempted(done)
                 if evaluation and done % evaluation.every == 0 and done < steps:
@@ -374,6 +378,14 @@ class Meter:
 
     def push(self, step: int, ids: np.ndarray, metrics: Metrics, agreed: Array, waited: float) -> None:
         self.flying.append((step, ids, metrics, agreed, waited))
+
+    def window(self) -> dict[str, list[float]]:
+        """`{name: [sum, weight]}` of the steps since the last log line: what a checkpoint between two lines keeps."""
+        return {name: total.tolist() for name, total in self.totals.items()}
+
+    def resume(self, window: Mapping[str, Sequence[float]]) -> None:
+        """Go on with the log line that was under way at the checkpoint."""
+        self.totals = {name: np.array(total, np.float64) for name, total in window.items()}
 
     def drain(self, keep: int) -> None:
         """Read all but the newest `keep` steps; sets `stop` and `save` if all processes agreed on it in one of them."""

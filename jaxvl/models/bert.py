@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxvl.models.initial import zeros
 from jaxvl.models.layers import (
     MLP,
     WHOLE,
@@ -24,7 +25,6 @@ from jaxvl.models.layers import (
     gelu,
     logical,
     run_layers,
-    zeros,
 )
 
 EPS = 1e-12

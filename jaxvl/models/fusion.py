@@ -25,7 +25,8 @@ from jax import Array
 from jaxvl.models.bert import BertAttention, FeedForward, padding_mask
 from jaxvl.models.hypergraph import Hypergraph, HypergraphOptions, VisualNodes, build, visual_nodes
 from jaxvl.models.hypergraph_modules import FUSIONS, HypergraphConv, ResidualFeedForward
-from jaxvl.models.layers import WHOLE, Dense, Dtype, Init, batch_major, normal, run_layers, zeros
+from jaxvl.models.initial import Init, normal, zeros
+from jaxvl.models.layers import WHOLE, Dense, Dtype, batch_major, run_layers
 
 
 class FusionBlock(nn.Module):

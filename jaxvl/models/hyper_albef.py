@@ -22,16 +22,8 @@ from jax import Array, lax
 from jaxvl.models import transfer
 from jaxvl.models.bert import Decoder, MLMHead, TextEncoder
 from jaxvl.models.fusion import FusionEncoder
-from jaxvl.models.layers import (
-    FEATURES,
-    WHOLE,
-    Axes,
-    Dense,
-    Dtype,
-    torch_uniform,
-    unit_columns,
-    unstack_layers,
-)
+from jaxvl.models.initial import torch_uniform
+from jaxvl.models.layers import FEATURES, WHOLE, Axes, Dense, Dtype, unit_columns, unstack_layers
 from jaxvl.models.vit import VisionTransformer
 
 VISION = {"patch": 16, "depth": 12, "width": None, "heads": None, "mlp": None}
@@ -71,6 +63,9 @@ class HyperALBEF(nn.Module):
       vocab_size, width, heads, mlp, max_positions: sizes of BERT, shared by text, fusion and decoder.
       text_depth, fusion_depth: BERT layers before and after the modalities meet.
       embed_dim: width `C` of the contrastive embeddings.
+      pool: what the contrastive and matching heads read: "cls", the first state, as ALBEF does, or "mean", the mean
+        over patches or words. Short runs that start from a sentence encoder need the mean: its first state hardly
+        depends on the text.
       dropout, attn_dropout: of the text side; the image encoder has none.
       image_size: pixels of the square image.
       vision: `patch`, `depth`, `width`, `heads`, `mlp` of the image encoder; None = as the text's.
@@ -89,6 +84,7 @@ class HyperALBEF(nn.Module):
     fusion_depth: int = 6
     max_positions: int = 512
     embed_dim: int = 256
+    pool: str = "cls"
     dropout: float = 0.1
     attn_dropout: float = 0.1
     image_size: int = 256
@@ -103,6 +99,8 @@ class HyperALBEF(nn.Module):
         # Frozen mappings make the module hashable, so that it can be a static argument of jit.
         self.vision = FrozenDict(self.vision)
         self.hypergraph = None if self.hypergraph is None else FrozenDict(self.hypergraph)
+        if self.pool not in ("cls", "mean"):
+            raise ValueError(f"model.pool={self.pool!r}: expected 'cls' or 'mean'")
         super().__post_init__()
 
     def setup(self) -> None:
@@ -175,19 +173,35 @@ class HyperALBEF(nn.Module):
 
     def image_embed(self, image_states: Array) -> Array:
         """States `[B,P,D]` -> contrastive embeddings `[B,C]` f32 of unit norm."""
-        return _unit(self.vision_proj(image_states[:, 0]))
+        return _unit(self.vision_proj(self._pooled(image_states)))
 
-    def text_embed(self, text_states: Array) -> Array:
-        """States `[B,L,D]` (before fusion) -> contrastive embeddings `[B,C]` f32 of unit norm."""
-        return _unit(self.text_proj(text_states[:, 0]))
+    def text_embed(self, text_states: Array, text_mask: Array) -> Array:
+        """States `[B,L,D]` (before fusion) and their mask -> contrastive embeddings `[B,C]` f32 of unit norm."""
+        return _unit(self.text_proj(self._pooled(text_states, text_mask)))
+
+    @nn.nowrap
+    def _pooled(self, states: Array, mask: Array | None = None) -> Array:
+        """`[B,D]`: the first state, or the float32 mean over all after the first where `mask` is True.
+
+        A text that is nothing but its first token has that one.
+        """
+        if self.pool == "cls":
+            return states[:, 0]
+        rest = states[:, 1:].astype(jnp.float32)
+        if mask is None:
+            return rest.mean(1)
+        weight = mask[:, 1:, None].astype(jnp.float32)
+        count = weight.sum(1)
+        mean = (rest * weight).sum(1) / jnp.maximum(count, 1.0)
+        return jnp.where(count > 0, mean, states[:, 0])
 
     def mlm_logits(self, states: Array) -> Array:
         """Fused states `[...,D]` -> vocabulary logits `[...,V]` f32."""
         return self.mlm_head(states, self.text_encoder.embeddings.word)
 
-    def match_logits(self, fused: Array) -> Array:
-        """Fused states `[M,L,D]` -> logits `[M,2]` f32; column 1 = the text describes the image."""
-        return self.itm_head(fused[:, 0])
+    def match_logits(self, fused: Array, text_mask: Array) -> Array:
+        """Fused states `[M,L,D]` and their mask -> logits `[M,2]` f32; column 1 = the text describes the image."""
+        return self.itm_head(self._pooled(fused, text_mask))
 
     @nn.compact  # not in setup: a momentum copy without `temp` must still run the other methods
     def temperature(self) -> Array:
@@ -246,8 +260,8 @@ class HyperALBEF(nn.Module):
             text_states=text_states,
             fused=fused,
             image_embed=self.image_embed(image_states),
-            text_embed=self.text_embed(text_states),
-            match_logits=self.match_logits(fused),
+            text_embed=self.text_embed(text_states, text_mask),
+            match_logits=self.match_logits(fused, text_mask),
             mlm_logits=self.mlm_logits(fused),
             temperature=self.temperature(),
             answer_logits=None if answer is None else self.decode(answer, fused, text_mask, train=train),

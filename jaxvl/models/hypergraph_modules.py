@@ -22,21 +22,8 @@ from jaxvl.models.hypergraph import (
     factors,
     statistics,
 )
-from jaxvl.models.layers import (
-    MASKED,
-    WHOLE,
-    Axes,
-    Dense,
-    Dtype,
-    Init,
-    LayerNorm,
-    batch_major,
-    gelu,
-    logical,
-    normal,
-    selective,
-    zeros,
-)
+from jaxvl.models.initial import Init, normal, selective, zeros
+from jaxvl.models.layers import MASKED, WHOLE, Axes, Dense, Dtype, LayerNorm, batch_major, gelu, logical
 
 EPS = 1e-6  # layer norms of the hypergraph branch; BERT's own keep 1e-12
 HEADS: Axes = ("embed", "heads")

@@ -8,7 +8,6 @@ always float32. `train` is a field, not an argument, so that scanned and remater
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,49 +17,18 @@ from flax import linen as nn
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxvl.models.initial import Init, normal, ones, selective, table, zeros
 from jaxvl.models.stacks import stack_layers as stack_layers  # re-exported beside run_layers
 from jaxvl.models.stacks import unstack_layers as unstack_layers
 
 Axes = tuple[str | None, ...]
 Dtype = Any
-Init = Callable[..., Array]
 
 # The only axis names that other files need: kernels whose output stays whole, or is a contrastive feature.
 WHOLE: Axes = ("embed", None)
 FEATURES: Axes = ("embed", "feat")
 
 MASKED = -1e4  # additive attention mask of BERT; exp underflows to exactly 0 in float32
-table = nn.initializers.normal(0.02)
-zeros = nn.initializers.zeros_init()
-ones = nn.initializers.ones_init()
-
-
-def normal(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
-    """BERT's N(0, 0.02) for kernels of 768 inputs and more; narrower ones keep its gain, 0.02 sqrt(768).
-
-    With 0.02 at 100 inputs, sums come out a third as large, and small models sit still for their first epochs.
-    """
-    return scaled(math.prod(shape[:-1]))(key, shape, dtype)
-
-
-def scaled(inputs: int) -> Init:
-    """N(0, 0.02 sqrt(768 / inputs)), at least 0.02."""
-    return nn.initializers.normal(0.02 * max(1.0, 768 / inputs) ** 0.5)
-
-
-def selective(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
-    """Kernels `[inputs, features]` of queries and keys: BERT's from 768 inputs on, N(0, 2 / inputs) below.
-
-    Small models train for too few steps to find out, from nearly uniform attention, which word looks where.
-    """
-    std = 0.02 if shape[0] >= 768 else (2 / shape[0]) ** 0.5
-    return nn.initializers.normal(std)(key, shape, dtype)
-
-
-def torch_uniform(fan_in: int) -> Init:
-    """PyTorch's default for Linear, kernel and bias alike: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def logical(init: Init, *axes: str | None) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
+from jaxvl.models.initial import scaled
 from jaxvl.models.layers import (
     MLP,
     WHOLE,
@@ -23,7 +24,6 @@ from jaxvl.models.layers import (
     PatchEmbed,
     batch_major,
     run_layers,
-    scaled,
 )
 
 EPS = 1e-6

@@ -37,7 +37,7 @@ class GenerateTask:
       top_n: answers returned, at most `k_test`.
       momentum: see `Momentum`; None needs `distill=None`.
       distill: see `Distill`.
-      blind: all images are one constant, so training encodes that of the first row for the whole batch.
+      blind: all images are one constant, so that of the first row is encoded for the whole batch.
 
     Batches: `image` or `image_states`, `text`, `text_mask`; to train also `answer [B,N,L]`, `answer_weight [B,N]`
     (0 = no answer), optionally `mask`. The largest array of an answer prediction is the decoder's logits,
@@ -154,22 +154,11 @@ class GenerateTask:
         states = (answer_bnl[..., :-1], question, batch["text_mask"])
         return call(self.model, params, "decode", *states, rng=key, train=train)
 
-    def _question(self, params: PyTree, batch: Batch, *, rng: Key | None, train: bool) -> Array:
+    def _question(
+        self, params: PyTree, batch: Batch, *, rng: Key | None = None, train: bool = False
+    ) -> Array:
         """Question states `[B,Lq,D]` after fusion with the image; no `rng`, no dropout."""
-        if rng is None:
-            return predict.fused_states(self.model, params, batch)
-        k_image, k_text, k_fuse = (jax.random.fold_in(rng, i) for i in range(3))
-        images, index = batch.get("image_states"), None
-        if images is None:
-            pixels = batch["image"]
-            if self.blind:
-                pixels, index = pixels[:1], jnp.zeros(len(pixels), jnp.int32)
-            images = call(self.model, params, "encode_image", pixels, rng=k_image, train=train)
-        mask = batch["text_mask"]
-        states = call(self.model, params, "encode_text", batch["text"], mask, rng=k_text, train=train)
-        return call(
-            self.model, params, "fuse", states, mask, images, image_index=index, rng=k_fuse, train=train
-        )
+        return predict.fused_states(self.model, params, batch, rng=rng, train=train, one_image=self.blind)
 
     # ---- predictors -------------------------------------------------------------------------------------
 
@@ -182,7 +171,7 @@ class GenerateTask:
 
     def _answer(self, params: PyTree, batch: Batch, rng: Key) -> dict[str, Array]:
         """Best candidates first: `index [B,n]` i32 into the list, `score [B,n]` f32 = softmax over those ranked."""
-        question = predict.fused_states(self.model, params, batch)
+        question = self._question(params, batch)
         candidates_al = jnp.asarray(self.answers)
 
         def decode(answer_bnl: Array) -> Array:

@@ -1,7 +1,8 @@
 """Predictors that several tasks offer, as functions of a model; see `types.Predictor`.
 
 Shape legend: `B` batch, `L` text length, `P` patches, `D` width, `C` contrastive width, `K` texts of an image.
-Dropout is off. Wherever an image is needed, `batch["image_states"]` (its encoding) is taken if present.
+Dropout is off unless said otherwise. Wherever an image is needed, `batch["image_states"]` (its encoding) is taken if
+present.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxvl.tasks.momentum import call
-from jaxvl.types import Array, Batch, PyTree
+from jaxvl.types import Array, Batch, Key, PyTree
 
 
-def image_states(model: Any, params: PyTree, batch: Batch) -> Array:
+def image_states(
+    model: Any, params: PyTree, batch: Batch, *, rng: Key | None = None, train: bool = False
+) -> Array:
     """`[B,P,D]` encoded images."""
     if "image_states" in batch:
         return batch["image_states"]
-    return call(model, params, "encode_image", batch["image"])
+    return call(model, params, "encode_image", batch["image"], rng=rng, train=train)
 
 
 def image_embed(model: Any, params: PyTree, batch: Batch) -> Array:
@@ -30,13 +34,35 @@ def image_embed(model: Any, params: PyTree, batch: Batch) -> Array:
 def text_embed(model: Any, params: PyTree, batch: Batch) -> Array:
     """`[B,C]` f32 unit vectors of the texts."""
     states = call(model, params, "encode_text", batch["text"], batch["text_mask"])
-    return call(model, params, "text_embed", states)
+    return call(model, params, "text_embed", states, batch["text_mask"])
 
 
-def fused_states(model: Any, params: PyTree, batch: Batch) -> Array:
-    """`[B,L,D]` text states after fusion with their images."""
-    states = call(model, params, "encode_text", batch["text"], batch["text_mask"])
-    return call(model, params, "fuse", states, batch["text_mask"], image_states(model, params, batch))
+def fused_states(
+    model: Any,
+    params: PyTree,
+    batch: Batch,
+    *,
+    rng: Key | None = None,
+    train: bool = False,
+    one_image: bool = False,
+) -> Array:
+    """`[B,L,D]` text states after fusion with their images.
+
+    Args:
+      model: with `encode_image`, `encode_text`, `fuse`.
+      params: its parameters.
+      batch: `image` or `image_states`, `text`, `text_mask`.
+      rng: of dropout, with `train=True`.
+      train: whether dropout is active.
+      one_image: all images of the batch are the same; the first is encoded for all.
+    """
+    k_image, k_text, k_fuse = (None if rng is None else jax.random.fold_in(rng, i) for i in range(3))
+    text, mask, index = batch["text"], batch["text_mask"], None
+    if one_image and "image_states" not in batch:
+        batch, index = {**batch, "image": batch["image"][:1]}, jnp.zeros(len(text), jnp.int32)
+    images = image_states(model, params, batch, rng=k_image, train=train)
+    states = call(model, params, "encode_text", text, mask, rng=k_text, train=train)
+    return call(model, params, "fuse", states, mask, images, image_index=index, rng=k_fuse, train=train)
 
 
 def match_logits(model: Any, params: PyTree, batch: Batch) -> Array:
@@ -57,7 +83,7 @@ def match_logits(model: Any, params: PyTree, batch: Batch) -> Array:
     index = jnp.repeat(jnp.arange(shape[0], dtype=jnp.int32), len(text) // shape[0])
     states = call(model, params, "encode_text", text, mask)
     fused = call(model, params, "fuse", states, mask, image_states(model, params, batch), image_index=index)
-    return call(model, params, "match_logits", fused).reshape(*shape, 2)
+    return call(model, params, "match_logits", fused, mask).reshape(*shape, 2)
 
 
 def hypergraph(model: Any, params: PyTree, batch: Batch) -> dict[str, Array]:

@@ -157,7 +157,7 @@ class PretrainTask:
         pairing = None
         if self.itm is not None:
             pairing = parts.draw_negatives(self.itm, key=k_draw, similar=similar, step=step)
-        matched_bld, masked_bld = self._fuse(params, student, batch["text_mask"], pairing, rng=k_fuse)
+        match, masked_bld = self._fuse(params, student, batch["text_mask"], pairing, rng=k_fuse)
 
         total, metrics = jnp.zeros((), jnp.float32), _scalars(temperature=step.tau)
         if step.alpha is not None:
@@ -168,7 +168,6 @@ class PretrainTask:
             total += losses.mean(itc_b, weights=step.rows)
             metrics["itc"] = ((itc_b * step.rows).sum(), step.rows.sum())
         if pairing is not None:
-            match = call(self.model, params, "match_logits", matched_bld)
             loss, found = parts.matching(match, pairing=pairing, step=step)
             total, metrics = total + loss, metrics | found
         if self.mlm is not None and corrupted is not None:
@@ -204,13 +203,16 @@ class PretrainTask:
             text_bld,
             corrupt[0] if corrupt else None,
             call(self.model, params, "image_embed", image_bpd),
-            call(self.model, params, "text_embed", text_bld),
+            call(self.model, params, "text_embed", text_bld, batch["text_mask"]),
         )
 
     def _fuse(
         self, params: PyTree, views: Views, mask_bl: Array, pairing: Pairing | None, *, rng: Key
     ) -> tuple[Any, Any]:
-        """`[3B,L,D]` of (I,T), (I_neg,T), (I,T_neg), and `[B,L,D]` of the corrupted texts; None if neither is due."""
+        """Matching logits `[3B,2]` of (I,T), (I_neg,T), (I,T_neg), and fused states `[B,L,D]` of the corrupted texts.
+
+        One that is not due is None or empty.
+        """
         own = jnp.arange(len(mask_bl), dtype=jnp.int32)
         texts, masks, images = [], [], []
         if pairing is not None:
@@ -227,7 +229,8 @@ class PretrainTask:
         fused = call(
             self.model, params, "fuse", states, mask, views.image_bpd, image_index=index, rng=rng, train=True
         )
-        return fused[:at], fused[at:]
+        match = call(self.model, params, "match_logits", fused[:at], mask[:at]) if at else None
+        return match, fused[at:]
 
     def _logits_at(self, params: PyTree, states_bld: Array) -> Callable[[Array], Array]:
         """Positions `[B,K]` -> vocabulary logits `[B,K,V]` of these states."""

@@ -29,6 +29,7 @@ HYPER = HyperALBEF(
     hypergraph=dict(layers=(1,), grid=2, iters=1, k_v=4, k_t=2),
 )
 ALBEF = HYPER.clone(hypergraph=None)
+MEAN = ALBEF.clone(pool="mean")
 IMAGE = draw(3, 16, 16, 3)
 TEXT = draw_ids(3, 7)
 MASK = lengths_mask(7, 7, 4, 1)
@@ -218,7 +219,7 @@ def test_more_texts_than_images_need_an_index():
         fuse(ALBEF, seeded(ALBEF, *PAIRS), images=IMAGE_STATES[:2])
 
 
-@pytest.mark.parametrize("module", [ALBEF, HYPER], ids=["albef", "hyper"])
+@pytest.mark.parametrize("module", [ALBEF, HYPER, MEAN], ids=["albef", "hyper", "mean"])
 def test_padding_changes_no_output(module):
     params = seeded(module, *PAIRS)
     text = np.concatenate([np.where(MASK, TEXT, 5), draw_ids(3, 3, seed=9)], axis=1)
@@ -226,6 +227,42 @@ def test_padding_changes_no_output(module):
     want, got = run(module, params, *PAIRS), run(module, params, IMAGE, text, mask)
     close((got.text_embed, got.match_logits), (want.text_embed, want.match_logits), 5e-6)
     close(got.mlm_logits[:, :7][MASK], want.mlm_logits[MASK], 5e-6)
+
+
+@pytest.mark.parametrize("module", [ALBEF, MEAN], ids=["cls", "mean"])
+def test_heads_read_the_first_state_or_the_mean_of_the_others(module):
+    params = seeded(module, *PAIRS)
+    got = run(module, params, *PAIRS)
+
+    def pooled(states, mask):
+        states, rest = np.asarray(states), mask & (np.arange(mask.shape[1]) > 0)
+        rows = zip(states, rest, strict=True)
+        return (
+            states[:, 0]
+            if module is ALBEF
+            else np.stack([x[m].mean(0) if m.any() else x[0] for x, m in rows])
+        )
+
+    def head(name, states, mask):
+        return pooled(states, mask) @ params[name]["kernel"] + params[name]["bias"]
+
+    image = head("vision_proj", got.image_states, np.ones(got.image_states.shape[:2], bool))
+    text = head("text_proj", got.text_states, MASK)
+    close(got.image_embed, image / np.linalg.norm(image, axis=-1, keepdims=True), 1e-5)
+    close(got.text_embed, text / np.linalg.norm(text, axis=-1, keepdims=True), 1e-5)
+    close(got.match_logits, head("itm_head", got.fused, MASK), 1e-5)
+
+
+def test_a_text_of_one_token_has_a_mean_too():
+    alone = np.zeros_like(MASK) | (np.arange(MASK.shape[1]) == 0)
+    params = seeded(MEAN, *PAIRS)
+    got = run(MEAN, params, TEXT_STATES, alone, method="text_embed")
+    close(got, run(ALBEF, params, TEXT_STATES, alone, method="text_embed"), 1e-6)
+
+
+def test_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="model.pool='max': expected 'cls' or 'mean'"):
+        ALBEF.clone(pool="max")
 
 
 def test_word_table_is_tied():

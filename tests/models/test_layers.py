@@ -15,6 +15,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 from oracles import draw, lengths_mask, seeded
 
+from jaxvl.models.initial import normal, torch_uniform
 from jaxvl.models.layers import (
     MLP,
     Attention,
@@ -22,11 +23,9 @@ from jaxvl.models.layers import (
     LayerNorm,
     attend,
     equal_runs,
-    normal,
     rematerialised,
     run_layers,
     stack_layers,
-    torch_uniform,
     unit_columns,
     unstack_layers,
 )

@@ -76,6 +76,8 @@ def test_a_blind_task_encodes_one_image_for_the_batch_at_the_same_loss_and_gradi
         found[blind] = jax.jit(jax.grad(lambda p, t=task, e=extra: t.loss(p, e, rows, KEY)[0]))(params)
         shapes = str(jax.make_jaxpr(lambda p, t=task, e=extra: t.loss(p, e, rows, KEY)[0])(params))
         assert (f"f32[1,{rows['image'].shape[1]}" in shapes) is blind
+        answers = str(jax.make_jaxpr(task.predictors["answer"])(params, rows, KEY))
+        assert (f"f32[1,{rows['image'].shape[1]}" in answers) is blind
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found.values())
 
 

@@ -37,13 +37,13 @@ class TinyModel(nn.Module):
     def image_embed(self, image_states):
         return unit(self.vision_proj(image_states.mean(1)))
 
-    def text_embed(self, text_states):
+    def text_embed(self, text_states, text_mask):
         return unit(self.text_proj(text_states.sum(1)))
 
     def mlm_logits(self, states):
         return self.mlm_head(states)
 
-    def match_logits(self, fused):
+    def match_logits(self, fused, text_mask):
         return self.itm_head(fused[:, 0])
 
     def temperature(self):
@@ -63,9 +63,9 @@ class TinyModel(nn.Module):
         fused = self.fuse(texts, text_mask, images)
         heads = (
             self.image_embed(images),
-            self.text_embed(texts),
+            self.text_embed(texts, text_mask),
             self.mlm_logits(fused),
-            self.match_logits(fused),
+            self.match_logits(fused, text_mask),
         )
         return heads, self.decode(answer, fused, text_mask) if self.decoder else None
 

@@ -86,7 +86,7 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
         "text.vocab": "scenes",
         "model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.embed_dim": 64,
         "model.text_depth": 1, "model.fusion_depth": 2, "model.max_positions": 64,
-        "model.dropout": 0.0, "model.attn_dropout": 0.0, "model.vision.patch": size // 4, "model.vision.depth": depth,
+        "model.dropout": 0.0, "model.attn_dropout": 0.0, "model.vision.patch": 8, "model.vision.depth": depth,
         "model.hypergraph": dict(HYPERGRAPH, layers=(2,), grid=2, k_v=6, k_t=2),
         **C.under((*PRETRAIN, *VQA), {
             "model.image_size": size, "epochs": 1, "optim.schedule": schedule, "optim.clip": 1.0,
@@ -109,12 +109,12 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
     }  # fmt: skip
 
 
-SHORT = C.under(PRETRAIN, {  # what a short run at a high rate needs: docs/decisions/0004-small-recipe.md
+SHORT = {"model.pool": "mean"} | C.under(PRETRAIN, {  # for short runs: docs/decisions/0004-small-recipe.md
     "task.queue_size": None, "task.momentum.decay": 0.98, "task.distill.alpha": 0.2, "task.itm.negatives": "uniform",
 })  # fmt: skip
 SCALES = {
     "tiny": small(32, 64, 1, 128, 16),
-    "small": small(48, 96, 3, 40_000, 200) | SHORT,
+    "small": small(48, 96, 3, 30_000, 200) | SHORT,
     "paper": {"hint": HINT},
 }
 TABLE_5 = ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))  # fmt: skip

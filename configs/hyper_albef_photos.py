@@ -91,8 +91,8 @@ def stages() -> dict:
         format=dict(name="caption", length=18), eval=dict(every_epochs=None, batch_size=32, examples=200),
         evals=dict(retrieval=dict(name="retrieval", k_test=16), match=dict(name="match")),
     )  # fmt: skip
-    yes_no = question_stage(coco("train"), coco("val"), top=None, epochs=2)
-    rooms = question_stage(daquar("train"), daquar("held"), top=500, epochs=3)
+    yes_no = question_stage(coco("train"), coco("val"), top=None, epochs=1)
+    rooms = question_stage(daquar("train"), daquar("held"), top=500, epochs=4) | {"batch_size": 16}
     return dict(
         pretrain=pretrain, coco=yes_no, coco_blind=blind(yes_no), daquar=rooms, daquar_blind=blind(rooms)
     )

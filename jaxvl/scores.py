@@ -14,14 +14,16 @@ import numpy as np
 from jaxvl.vqa_normalise import normalise, punctuation, strip
 
 VARIANTS = ("official", "openvqa")
+FEW = 4  # fewer annotators cannot reach 1 by the official formula
 
 
 def vqa_accuracy(prediction: str, *, answers: Sequence[str], variant: str = "official") -> float:
     """Accuracy of one predicted answer against its human answers.
 
     Mean over annotators `j` of `min(1, matches among the others / 3)`: of ten, 1, 2, 3 and 4 agreeing humans
-    give 0.3, 0.6, 0.9 and 1. With `n` < 10 annotators the same formula runs over `n`, so that two or three
-    annotators can at most give 1/3 or 2/3. A single answer has no others: exact match after normalisation.
+    give 0.3, 0.6, 0.9 and 1. With fewer annotators the same formula runs over those there are. One, two or three
+    are too few for it (its best score for two that agree is 1/3): the accuracy is then the share of them who gave
+    the answer, both sides normalised, for either variant.
 
     Args:
       prediction: the answer to score.
@@ -43,8 +45,8 @@ def vqa_accuracy(prediction: str, *, answers: Sequence[str], variant: str = "off
     if not answers:
         raise ValueError(f"no human answers to score the prediction {prediction!r} against")
     truth, given = [strip(a) for a in answers], strip(prediction)
-    if len(truth) == 1:
-        return float(normalise(given) == normalise(truth[0]))
+    if len(truth) < FEW:
+        return [normalise(a) for a in truth].count(normalise(given)) / len(truth)
     unanimous = len(set(truth)) == 1
     if variant == "openvqa":
         given = normalise(given)

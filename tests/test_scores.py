@@ -108,7 +108,8 @@ def test_normaliser_equals_a_slow_rewriting_on_random_strings():
         (10, [0, 0.3, 0.6, 0.9, 1, 1, 1, 1, 1, 1]),
         (5, [0, 4 / 15, 8 / 15, 0.8, 1]),
         (4, [0, 0.25, 0.5, 0.75]),
-        (3, [0, 2 / 9, 4 / 9]),
+        (3, [0, 1 / 3, 2 / 3, 1]),
+        (2, [0, 1 / 2, 1]),
     ],
 )
 def test_accuracy_by_the_number_of_agreeing_annotators(annotators, expected):
@@ -146,6 +147,15 @@ def test_openvqa_variant_does_not_lower_case_the_humans():
 def test_a_single_answer_is_matched_after_normalisation():
     assert scores.vqa_accuracy("The cat.", answers=["cat"]) == 1.0
     assert scores.vqa_accuracy("dog", answers=["cat"]) == 0.0
+
+
+def test_fewer_than_four_answers_are_shares_after_normalisation():
+    for variant in scores.VARIANTS:
+        assert scores.vqa_accuracy("The dog.", answers=["Dog"] * 2, variant=variant) == 1.0
+        assert scores.vqa_accuracy("pen", answers=["book", "Pen."], variant=variant) == 0.5
+        assert scores.vqa_accuracy("2", answers=["two", "2", "three"], variant=variant) == pytest.approx(
+            2 / 3
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxvl.data.records import DataError, read_json
+from jaxvl.data.records import DataError, Records, read_json, read_text
 
 _NUMBER = re.compile(r"\d+([.,]\d+)?")
 
@@ -21,12 +21,17 @@ class Questions(Protocol):
     def annotation(self, i: int) -> dict[str, Any]: ...
 
 
+def fold(answer: str) -> str:
+    """An answer in lower case with single spaces: two answers that differ in these only are the same."""
+    return " ".join(answer.lower().split())
+
+
 def weigh(answers: Sequence[str], *, each: float | None = None) -> dict[str, float]:
     """`{answer: weight}`: the share of the annotators who gave it, or the fixed weight `each`.
 
     Answers that differ in case or white space only are one. Blank answers count as annotators, but are no target.
     """
-    counts = Counter(" ".join(answer.lower().split()) for answer in answers)
+    counts = Counter(fold(answer) for answer in answers)
     weights = {answer: n / len(answers) if each is None else each for answer, n in counts.items()}
     return {answer: weight for answer, weight in weights.items() if answer}
 
@@ -55,10 +60,13 @@ def build_answers(
       count: "best" counts the heaviest answer of each question, as VQA v2's list does; "all" every answer.
 
     Raises:
+      DataError: rows without answers, as `Records.require_answers` reports them.
       ValueError: nothing is left, or an unknown `count`.
     """
     if count not in ("best", "all"):
         raise ValueError(f"count={count!r} must be 'best' or 'all'")
+    if isinstance(reader, Records):
+        reader.require_answers()
     counts: Counter[str] = Counter()
     for i in range(len(reader)):
         targets = reader.annotation(i)["targets"]
@@ -82,7 +90,7 @@ def read_answers(path: str | Path) -> list[str]:
     if path.suffix != ".json":
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such list of answers")
-        answers: Any = path.read_text(encoding="utf-8").splitlines()
+        answers: Any = read_text(path).splitlines()
     else:
         answers = read_json(path)
         if isinstance(answers, list) and answers and isinstance(answers[0], dict):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxvl.data.answers import best, read_answers
+from jaxvl.data.answers import best, fold, read_answers
 from jaxvl.data.captions import parse_captions
-from jaxvl.data.images import ImageError, ImageStore
-from jaxvl.data.records import DataError, Parsed, Paths, Records, read_json, read_rows, summary
+from jaxvl.data.images import AmbiguousImageError, ImageError, ImageStore
+from jaxvl.data.records import DataError, NotJson, Parsed, Paths, Records, read_json, read_rows, summary
 from jaxvl.data.text import clean_caption
 from jaxvl.data.vqa import COCO_TEMPLATE, parse_albef, parse_jsonl, parse_vqa_v2
 
@@ -105,6 +105,7 @@ def check(
     Args:
       answers: a list of candidate answers whose coverage is reported.
       against: another split, in the same layout or one that is recognised, that should share no image with `files`.
+        It needs no answers: of VQA v2, give its question file.
       decode: images to decode, spread evenly over the file; None = all. Missing files are always looked for.
     """
     kind, parsed, reader = _open(files, layout)
@@ -123,17 +124,16 @@ def check(
     if answers is not None:
         _check_coverage(report, rows, read_answers(answers))
     if against is not None:
-        _, _, other = _open([against], layout)
-        _check_overlap(report, rows, [other.annotation(i) for i in range(len(other))], against)
+        _check_against(report, rows, against, layout)
     return report
 
 
 def detect(path: str | Path) -> str:
-    """The format of a file, from its first row; `DataError` if it is none that jaxvl reads."""
+    """The format of a file, from its first row that can be read; `DataError` if it is none that jaxvl reads."""
     text = Path(path).suffix == ".json"
     if text and isinstance(content := read_json(path), dict) and {"questions", "annotations"} & set(content):
         return "vqa_v2"
-    row = next((data for _, data in read_rows(path)), None)
+    row = next((data for _, data in read_rows(path) if isinstance(data, dict)), None)
     if isinstance(row, dict):
         if not text:
             return "jsonl"
@@ -141,6 +141,9 @@ def detect(path: str | Path) -> str:
             return "albef_vqa"
         if "caption" in row or "captions" in row:
             return "albef_captions"
+    number, first = next(iter(read_rows(path)), (0, None))
+    if row is None and isinstance(first, NotJson):
+        raise DataError(f"{path}, row {number}: {first.what}. {first.fix}")
     raise DataError(f"{path}: cannot tell its format from the first row. Pass --format {'|'.join(FORMATS)}.")
 
 
@@ -165,15 +168,18 @@ def _open_vqa_v2(files: Sequence[str], layout: Layout) -> Parsed:
     annotations = layout.annotations
     if "questions" not in read_json(files[0]):
         if layout.questions is None:
-            raise DataError(f"{files[0]}: holds annotations only. Pass --questions with the question file.")
+            raise DataError(
+                f"{files[0]}: holds annotations only. Pass --questions with the question file; as --against give "
+                "the question file itself."
+            )
         questions, annotations = layout.questions, list(files)
     return parse_vqa_v2(questions, annotations, image_template=layout.image_template or COCO_TEMPLATE)
 
 
 def _open_jsonl(files: Sequence[str], layout: Layout) -> Parsed:
     fields = dict(layout.fields or {})
-    first = next((data for _, data in read_rows(files[0])), None)
-    if isinstance(first, dict) and fields.get("question", "question") in first:
+    first = next((data for _, data in read_rows(files[0]) if isinstance(data, dict)), None)
+    if first is not None and fields.get("question", "question") in first:
         return parse_jsonl(
             list(files),
             image_template=layout.image_template,
@@ -203,10 +209,14 @@ def _check_images(
         )
         return
     first = {row["image"]: i for i, row in reversed(list(enumerate(rows)))}
-    missing = [image for image, i in first.items() if not reader.has_image(i)]
+    missing, ambiguous = _look_for(reader, first)
     message = f"{len(missing)} of {len(first)} images are missing"
     report.add(bool(missing), "error", "images", message, f"all {len(first)} images exist", missing)
-    present = [i for image, i in first.items() if image not in set(missing)]
+    if ambiguous:
+        message = f"{len(ambiguous)} of {len(first)} images fit several files"
+        report.findings.append(Finding("error", "images", len(ambiguous), message, [*ambiguous.values()]))
+    absent = {*missing, *ambiguous}
+    present = [i for image, i in first.items() if image not in absent]
     if decode is not None and decode < len(present):
         present = [present[k] for k in np.linspace(0, len(present) - 1, decode).astype(int)]
     broken = []
@@ -217,6 +227,18 @@ def _check_images(
             broken.append(str(error))
     message = f"{len(broken)} of {len(present)} tried cannot be decoded"
     report.add(bool(broken), "error", "decoding", message, f"{len(present)} images decoded", broken)
+
+
+def _look_for(reader: Records, first: Mapping[str, int]) -> tuple[list[str], dict[str, str]]:
+    """The images that do not exist, and `{image: why}` of those whose key fits several files."""
+    missing, ambiguous = [], {}
+    for image, i in first.items():
+        try:
+            if not reader.has_image(i):
+                missing.append(image)
+        except AmbiguousImageError as error:
+            ambiguous[image] = str(error)
+    return missing, ambiguous
 
 
 def _check_questions(report: Report, rows: list[dict[str, Any]]) -> None:
@@ -248,7 +270,7 @@ def _check_cleaned(report: Report, texts: list[str]) -> None:
 
 
 def _check_coverage(report: Report, rows: list[dict[str, Any]], answers: list[str]) -> None:
-    known = {" ".join(answer.lower().split()) for answer in answers}
+    known = {fold(answer) for answer in answers}
     targets = [row["targets"] for row in rows if row.get("targets")]
     if not targets:
         report.add(
@@ -272,6 +294,20 @@ def _check_coverage(report: Report, rows: list[dict[str, Any]], answers: list[st
     report.add(
         share < LOW_COVERAGE, "warning", "coverage", message + "; most frequent outside", message, examples
     )
+
+
+def _check_against(report: Report, rows: list[dict[str, Any]], name: str, layout: Layout) -> None:
+    # The files given with the first split answer its questions, not those of the other one.
+    layout = replace(layout, questions=None, annotations=None)
+    _, parsed, other = _open([name], layout)
+    if parsed.problems:
+        message = f"in the rows of --against: {summary(parsed.problems, parsed.seen)}"
+        report.findings.append(Finding("error", "overlap", len(parsed.problems), message))
+    if not len(other):
+        message = f"{name} has no usable row: give --against a file of another split in the same layout"
+        report.findings.append(Finding("error", "overlap", 0, message))
+        return
+    _check_overlap(report, rows, [other.annotation(i) for i in range(len(other))], name)
 
 
 def _check_overlap(

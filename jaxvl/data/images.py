@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import itertools
 import os
 import threading
 import zipfile
@@ -26,10 +27,15 @@ from jaxvl.data.augment import rand_augment, random_resized_crop, resize
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 AUGMENTS = ("albef", "flip")
+SHOWN = 5  # candidates named where a key fits several images
 
 
 class ImageError(ValueError):
     """An image that is missing or cannot be decoded; the message names the file."""
+
+
+class AmbiguousImageError(ImageError):
+    """A key that fits several images equally well; the message names them."""
 
 
 def decode(data: bytes, *, name: str = "image") -> np.ndarray:
@@ -133,10 +139,16 @@ class ImageTransform:
 class ImageStore:
     """Images by key from one or more folders or zip files.
 
-    Roots are tried in order. In each, a key is first taken as a path below the root; if there is none, the last
-    part of the key is looked up: in a zip anywhere in the archive (it must be unique there), in a folder directly
-    below the root. Without roots, keys are paths. A zip is opened on first use in each process, so a store can
-    be pickled to loader processes.
+    A key is first taken as a path below a root; the first root that has it wins. Only if none has, paths are
+    compared from their ends, by whole parts, and the one that shares most parts with the key is taken (the name of
+    the root counts as a part):
+
+    - `dogs/1.jpg` finds `images/dogs/1.jpg` in a zip of a folder, and `1.jpg` is found anywhere in a zip. Folders
+      are not searched: that would list every file.
+    - `coco/images/val2014/1.jpg` finds `val2014/1.jpg`, or a bare `1.jpg` directly below a root.
+
+    A path whose folders contradict those of the key (`cats/1.jpg` for `dogs/1.jpg`) is never taken. Without roots,
+    keys are paths. A zip is opened on first use in each process, so a store can be pickled to loader processes.
     """
 
     def __init__(self, roots: str | Path | Sequence[str | Path] | None) -> None:
@@ -148,37 +160,76 @@ class ImageStore:
         self._places = [_Folder(root) if _is_folder(root) else _Zip(root) for root in self.roots]
 
     def exists(self, key: str) -> bool:
-        """True if the key names a file; does not open it."""
-        return any(place.has(key) for place in self._places)
+        """True if the key names a file; does not open it. `AmbiguousImageError` if it fits several."""
+        return self._find(key) is not None
 
     def read(self, key: str) -> bytes:
-        """The encoded bytes of image `key`; `ImageError` names the key and the roots if there is none."""
-        for place in self._places:
-            data = place.read(key)
-            if data is not None:
-                return data
+        """The encoded bytes of image `key`.
+
+        Raises:
+          ImageError: there is none (names the key, the roots, and files of that name in other folders), or it
+            cannot be read.
+          AmbiguousImageError: the key fits several images equally well.
+        """
+        found = self._find(key)
+        if found is not None:
+            place, path = found
+            return place.read(path, key=key)
         where = ", ".join(str(root) for root in self.roots) or "the file system"
-        raise ImageError(f"{key}: no such image in {where}")
+        alike = [
+            f"{place.path} has {place.namesakes(key)[0]}" for place in self._places if place.namesakes(key)
+        ]
+        hint = f" ({alike[0]}, but in another folder: correct the key or the roots)" if alike else ""
+        raise ImageError(f"{key}: no such image in {where}{hint}")
 
     def image(self, key: str) -> np.ndarray:
         """Image `key` as `[H, W, 3]` uint8 RGB."""
         return decode(self.read(key), name=key)
 
+    def _find(self, key: str) -> tuple[_Folder | _Zip, str] | None:
+        for place in self._places:
+            if place.has(key):
+                return place, key
+        found = [(_shared(place.parts(path), _parts(key)), place, path)
+                 for place in self._places for path in place.near(key)]  # fmt: skip
+        most = max((shared for shared, _, _ in found), default=0)
+        best = [(place, path) for shared, place, path in found if shared == most]
+        if len(best) > 1:
+            names: dict[str, list[str]] = {}
+            for place, path in best:
+                names.setdefault(str(place.path), []).append(path)
+            holds = ", ".join(f"{root} holds {' and '.join(paths[:SHOWN])}" for root, paths in names.items())
+            raise AmbiguousImageError(f"{key}: {holds}: use the full path")
+        return best[0] if best else None
+
 
 class _Folder:
-    def __init__(self, root: Path | None) -> None:
-        self.root = root
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
 
-    def has(self, key: str) -> bool:
-        return self._find(key) is not None
+    def has(self, path: str) -> bool:
+        return self._path(path).is_file()
 
-    def read(self, key: str) -> bytes | None:
-        path = self._find(key)
-        return None if path is None else _read_file(path)
+    def read(self, path: str, *, key: str) -> bytes:
+        return _read_file(self._path(path))
 
-    def _find(self, key: str) -> Path | None:
-        candidates = (Path(key),) if self.root is None else (self.root / key, self.root / Path(key).name)
-        return next((path for path in candidates if path.is_file()), None)
+    def near(self, key: str) -> list[str]:
+        """The longest end of the key that is a file below this folder."""
+        if self.path is None:
+            return []
+        parts = _parts(key)
+        # A path from the root of the file system may lie below this folder as a whole.
+        ends = ["/".join(parts[i:]) for i in range(0 if key.startswith("/") else 1, len(parts))]
+        return next(([end] for end in ends if self.has(end)), [])
+
+    def namesakes(self, key: str) -> list[str]:
+        return []
+
+    def parts(self, path: str) -> list[str]:
+        return _parts(str(self._path(path)))
+
+    def _path(self, path: str) -> Path:
+        return Path(path) if self.path is None else self.path / path
 
 
 class _Zip:
@@ -195,27 +246,31 @@ class _Zip:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
 
-    def has(self, key: str) -> bool:
-        return self._find(key) is not None
+    def has(self, path: str) -> bool:
+        self._open()
+        return path in self._by_path
 
-    def read(self, key: str) -> bytes | None:
-        member = self._find(key)
-        if member is None:
-            return None
+    def read(self, path: str, *, key: str) -> bytes:
+        self._open()
         try:
             with self._lock:
-                return self._zip.read(member)
+                return self._zip.read(self._by_path[path])
         except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
             raise ImageError(f"{key}: cannot be read from {self.path} ({error})") from error
 
-    def _find(self, key: str) -> zipfile.ZipInfo | None:
+    def near(self, key: str) -> list[str]:
+        """Members that are an end of the key, or that the key is an end of, by whole parts."""
+        wanted = _parts(key)
+        members = [(path, _parts(path)) for path in self.namesakes(key)]
+        return [path for path, parts in members if _shared(parts, wanted) == min(len(parts), len(wanted))]
+
+    def namesakes(self, key: str) -> list[str]:
+        """Members with the file name of the key, in whatever folder."""
         self._open()
-        if key in self._by_path:
-            return self._by_path[key]
-        members = self._by_name.get(key.rsplit("/", 1)[-1], [])
-        if len(members) > 1:
-            raise ImageError(f"{key}: {self.path} holds {members[0]} and {members[1]}: use the full path")
-        return self._by_path[members[0]] if members else None
+        return self._by_name.get(key.rsplit("/", 1)[-1], [])
+
+    def parts(self, path: str) -> list[str]:
+        return [*_parts(str(self.path.with_suffix(""))), *_parts(path)]
 
     def _open(self) -> None:
         if self._pid == os.getpid():
@@ -232,6 +287,16 @@ class _Zip:
             for path in self._by_path:
                 self._by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
             self._pid = os.getpid()  # last: other threads pass the first test only when all is in place
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts two paths share, counted from their ends."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_folder(root: Path) -> bool:

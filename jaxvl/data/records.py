@@ -7,6 +7,7 @@ Python dicts take several, once in each loader process.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import shlex
@@ -23,13 +24,14 @@ from jaxvl.data.images import ImageStore
 Paths = str | Path | Sequence[str | Path]
 SHOWN = 5  # kinds of problems written out in an error; the rest is counted
 INT32 = 2**31
+SAVE_AS_UTF8 = "Save the file as UTF-8."
 
 
 class DataError(ValueError):
     """A data file that cannot be used as it is; the message names file, rows, fields and fixes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a test file has one for each of its half million rows without answers
 class Problem:
     """One thing wrong in one row (rows count from 1; in JSON Lines they are lines)."""
 
@@ -41,6 +43,14 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.row}, field '{self.field}': {self.what}. {self.fix}"
+
+
+@dataclass(frozen=True)
+class NotJson:
+    """Stands for a line that is not JSON, so that the other lines are still looked at."""
+
+    what: str
+    fix: str
 
 
 @dataclass
@@ -55,6 +65,8 @@ class Parsed:
     image_ids: list[Hashable] = field(default_factory=list)
     roots: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    # By position in `packed`: questions without answers, which are a problem only if they are trained on.
+    unanswered: dict[int, Problem] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any], *, row: int, image_id: Hashable = None, root: int = 0) -> None:
         """Keep a good row; `record` must hold "image". `root` says which image store has it."""
@@ -104,7 +116,9 @@ class Row:
         self.data: dict[str, Any] = data if isinstance(data, dict) else {}
         parsed.seen += 1
         self._start = len(parsed.problems)
-        if not isinstance(data, dict):
+        if isinstance(data, NotJson):
+            self.bad("(row)", data.what, data.fix)
+        elif not isinstance(data, dict):
             self.bad("(row)", f"is a {type(data).__name__}, not an object", "Write one {...} object a row.")
 
     @property
@@ -166,13 +180,15 @@ class Row:
         return value
 
     def _missing(self, name: str) -> None:
-        if not self.ok:
-            return
-        accepted = " or ".join(f"'{n}'" for n in self.names.get(name, (name,)))
-        close = difflib.get_close_matches(name, [str(k) for k in self.data], n=1, cutoff=0.7)
-        hint = f" Did you mean '{close[0]}'? Then pass fields={{'{name}': '{close[0]}'}}." if close else ""
-        has = ", ".join(map(str, self.data)) or "nothing"
-        self.bad(name, f"is missing (the row has {has})", f"Add {accepted}.{hint}")
+        if self.ok:
+            problem = self.missing(name)
+            self.bad(name, problem.what, problem.fix)
+
+    def missing(self, name: str) -> Problem:
+        """That `name` is not in this row, with the nearest name that is; the problem is not noted."""
+        known = tuple(n for names in self.names.values() for n in names)
+        what, fix = _absent(name, tuple(self.names.get(name, (name,))), known, tuple(self.data))
+        return Problem(self.file, self.number, name, what, fix)
 
 
 class Records:
@@ -205,6 +221,9 @@ class Records:
         self._blob = b"".join(parsed.packed[i] for i in keep)
         self._image_ids = _image_ids(parsed)[keep]
         self._roots = np.asarray(parsed.roots, np.uint8)[keep]
+        some = keep if parsed.unanswered else ()
+        bare = [parsed.unanswered[int(i)] for i in some if int(i) in parsed.unanswered]
+        self._unanswered = summary(bare, len(keep)) if bare else ""
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -221,8 +240,13 @@ class Records:
         return self.stores[self._roots[i]].image(self.annotation(i)["image"])
 
     def has_image(self, i: int) -> bool:
-        """True if the image file of row `i` exists."""
+        """True if the image file of row `i` exists; `AmbiguousImageError` if its key fits several files."""
         return self.stores[self._roots[i]].exists(self.annotation(i)["image"])
+
+    def require_answers(self) -> None:
+        """Raise `DataError` naming file, row and fix if questions have no answers: they cannot be trained on."""
+        if self._unanswered:
+            raise DataError(f"questions without answers can be predicted, not trained on: {self._unanswered}")
 
     @property
     def check_command(self) -> str:
@@ -242,23 +266,36 @@ def options(**given: Any) -> list[str]:
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """`(row number from 1, value)` of a JSON list, or of JSON Lines (by the file's first character)."""
+    """`(row number from 1, value)` of a JSON list, or of JSON Lines (by the file's first character).
+
+    The value of a line that is not JSON is a `NotJson`, which `Row` turns into a problem.
+    """
     path = Path(as_paths(path)[0])
-    with path.open(encoding="utf-8") as file:
-        first = next((c for c in iter(lambda: file.read(1), "") if not c.isspace()), "")
-    if first != "[":
+    with path.open("rb") as file:  # as bytes: a wrong encoding is reported with its line, below
+        first = next((c for c in iter(lambda: file.read(1), b"") if not c.isspace()), b"")
+    if first != b"[":
         yield from _read_lines(path)
         return
     yield from enumerate(read_json(path), start=1)
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; errors name the file and the place."""
+    """The content of a JSON file; a `DataError` names the file and the place."""
     path = Path(as_paths(path)[0])
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise DataError(f"{path}: not valid JSON ({error}). Fetch or export the file again.") from error
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file; a `DataError` names the file and the line of what is not UTF-8."""
+    data = Path(path).read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: {_not_utf8(error)}. {SAVE_AS_UTF8}") from error
 
 
 def as_paths(files: Paths) -> list[str]:
@@ -276,19 +313,36 @@ def as_paths(files: Paths) -> list[str]:
     return paths
 
 
+@functools.lru_cache(maxsize=1024)  # the rows of a file are alike
+def _absent(
+    name: str, accepted: tuple[str, ...], known: tuple[str, ...], keys: tuple[str, ...]
+) -> tuple[str, str]:
+    names = " or ".join(f"'{n}'" for n in accepted)
+    close = difflib.get_close_matches(name, [key for key in keys if key not in known], n=1, cutoff=0.7)
+    hint = f" Did you mean '{close[0]}'? Then pass fields={{'{name}': '{close[0]}'}}." if close else ""
+    return f"is missing (the row has {', '.join(keys) or 'nothing'})", f"Add {names}.{hint}"
+
+
 def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, (str, Path)) or not isinstance(value, Sequence) else list(value)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, json.loads(line.decode("utf-8").rstrip())
+            except UnicodeDecodeError as error:
+                yield number, NotJson(_not_utf8(error), SAVE_AS_UTF8)
             except json.JSONDecodeError as error:
-                yield number, f"not JSON: {error}"
+                what = f"is not JSON: {error.msg} (line {number}, column {error.colno})"
+                yield number, NotJson(what, "Write one {...} object a line.")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"is not UTF-8: byte 0x{error.object[error.start]:02x} ({error.reason})"
 
 
 def _is_int32(value: Any) -> TypeGuard[int]:

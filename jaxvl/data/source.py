@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvl.data.formats import FORMATS, Arrays, CaptionFormat, Encoded, Format, QuestionFormat, field
 from jaxvl.data.images import ImageTransform
+from jaxvl.data.records import DataError, Records
 
 __all__ = [
     "FORMATS", "CaptionFormat", "Captions", "Encoded", "Examples", "Format", "Images", "Pairs", "QuestionFormat",
@@ -130,6 +131,12 @@ class Examples(_Base):
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
         annotation = self.annotation(i)
         encoded = self.format.encode(annotation, rng)
+        if not annotation.get("answers", True) and not annotation.get("targets", True):
+            raise DataError(
+                f"{', '.join(getattr(self.reader, 'files', []))}: example {i} (question_id "
+                f"{annotation.get('question_id')}), field 'answers': holds no answer. Questions without answers can "
+                "be predicted, not trained on: add answers or remove the row."
+            )
         if isinstance(self.images, int):
             pixels = _blank(self.images)
         else:
@@ -137,7 +144,13 @@ class Examples(_Base):
         return {"image": pixels, **encoded.arrays, **_image_id(annotation)}
 
     def shapes(self) -> Arrays:
-        """Arrays of the shapes and types of a training example, without decoding an image."""
+        """Arrays of the shapes and types of a training example, without decoding an image.
+
+        Raises:
+          DataError: questions without answers, which cannot be trained on.
+        """
+        if isinstance(self.format, QuestionFormat) and isinstance(self.reader, Records):
+            self.reader.require_answers()
         annotation = self.annotation(0)
         size = self.images if isinstance(self.images, int) else self.images.size
         arrays = self.format.encode(annotation, np.random.default_rng(0)).arrays

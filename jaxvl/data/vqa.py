@@ -1,17 +1,31 @@
 """Readers of questions: ALBEF's JSON files, the official VQA v2 files, and JSON Lines.
 
-A question reader gives `answers`, what the annotators said, and `targets`, `{answer: weight}` to train on.
+A question reader gives `answers`, what the annotators said, and `targets`, `{answer: weight}` to train on. Answers
+are in lower case with single spaces, so that targets, candidates and scores agree; the official files are so already.
+Questions without answers can be predicted; training on them is refused (`Records.require_answers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from jaxvl.data.answers import build_answers, kind, read_answers, weigh
+from jaxvl.data.answers import build_answers, fold, kind, read_answers, weigh
 from jaxvl.data.captions import field_options, image_of, with_fields
 from jaxvl.data.images import ImageStore
-from jaxvl.data.records import DataError, Parsed, Paths, Records, Row, as_paths, options, read_json, read_rows
+from jaxvl.data.records import (
+    DataError,
+    Parsed,
+    Paths,
+    Problem,
+    Records,
+    Row,
+    as_paths,
+    options,
+    read_json,
+    read_rows,
+)
 
 __all__ = [
     "AlbefVQA",
@@ -33,6 +47,7 @@ NAMES = {
     "answer_type": ("answer_type",),
 }
 COCO_TEMPLATE = "{split}/COCO_{split}_%012d.jpg"
+GIVE_ANNOTATIONS = "Give the annotations of these questions."
 ROOTS = {"vqa": 0, "vg": 1}
 
 
@@ -146,7 +161,10 @@ def parse_albef(files: Paths, *, vg_weight: float = 0.5) -> Parsed:
             if question_id is None:
                 unnamed += 1
                 question_id = -unnamed
-            targets = weigh(answers or [], each=vg_weight if dataset == "vg" else None)
+            answers = [fold(answer) for answer in answers or []]
+            targets = weigh(answers, each=vg_weight if dataset == "vg" else None)
+            if not targets:
+                _unanswered(row)
             record = _record(image, question, answers, targets, row.get("answer_type"), question_id)
             parsed.add(record, row=number, root=ROOTS[dataset])
     return parsed
@@ -167,23 +185,19 @@ def parse_vqa_v2(
         template = image_template.replace("{split}", split)
         for number, data in enumerate(content["questions"], start=1):
             row = Row(parsed, file, number, data, NAMES)
-            image, question, question_id = (
-                image_of(row, template),
-                row.string("question"),
-                row.integer("question_id"),
-            )
+            image, question = image_of(row, template), row.string("question")
+            question_id = row.integer("question_id")
             if row.ok and question_id is None:
                 row.bad("question_id", "is missing", "The official files number their questions.")
             if not row.ok or question_id is None:
                 continue
             if answered is not None and question_id not in answered:
-                row.bad(
-                    "question_id",
-                    f"{question_id} has no annotation",
-                    "Give the annotations of these questions.",
-                )
+                row.bad("question_id", f"{question_id} has no annotation", GIVE_ANNOTATIONS)
                 continue
             answers, answer_type = answered[question_id] if answered is not None else ([], None)
+            if not answers:
+                problem = Problem(file, number, "answers", "is missing", GIVE_ANNOTATIONS)
+                parsed.unanswered[len(parsed.packed)] = problem
             record = _record(image, question, answers, weigh(answers), answer_type, question_id)
             parsed.add(record, row=number, image_id=row.get("image_id"))
     return parsed
@@ -206,13 +220,13 @@ def parse_jsonl(
             question_id = row.integer("question_id")
             if not row.ok:
                 continue
-            if answer_separator is not None:
-                answers = [answer.replace(answer_separator, " ") for answer in answers or []]
+            answers = [fold(answer.replace(answer_separator or " ", " ")) for answer in answers or []]
+            targets = weigh(answers)
+            if not targets:
+                _unanswered(row)
             if question_id is None:
                 question_id = len(parsed.packed)
-            record = _record(
-                image, question, answers, weigh(answers or []), row.get("answer_type"), question_id
-            )
+            record = _record(image, question, answers, targets, row.get("answer_type"), question_id)
             parsed.add(record, row=number, image_id=row.get("image_id"))
     return parsed
 
@@ -229,6 +243,14 @@ def answers_of(row: Row) -> list[str] | None:
             return values
     row.bad("answers", "is not a string or a list of strings", "Write answers as strings, numbers too.")
     return None
+
+
+def _unanswered(row: Row) -> None:
+    """Remember a row about to be added that has nothing to train on; `Records.require_answers` reports it."""
+    problem = row.missing("answers")
+    if row.has("answers"):
+        problem = replace(problem, what="holds no answer", fix="Fill it in or remove the row.")
+    row.parsed.unanswered[len(row.parsed.packed)] = problem
 
 
 def _record(

@@ -23,7 +23,7 @@ class VQAEval:
     """Scores the first answer of the predictor "answer" by the official accuracy, and writes all answers down.
 
     Datasets with fewer than ten human answers are scored as `scores.vqa_accuracy` describes: by the same
-    formula over those there are, and by exact match after normalisation if there is one. Questions without
+    formula over those there are, and below four by the share who gave the answer. Questions without
     human answers (test sets) are only written to `results`.
 
     Args:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_fakes import write_images, write_json, write_jsonl
+from data_fakes import write_images, write_json, write_jsonl, write_zip
 
 from jaxvl.data.__main__ import main
 from jaxvl.data.check import detect
@@ -66,6 +66,15 @@ def test_malformed_rows_do_not_hide_the_rest(tmp_path, images, capsys):
     assert "all 4 images exist" in out
 
 
+def test_a_first_line_that_is_not_json_does_not_hide_the_rest(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "qa.jsonl", CLEAN)
+    path.write_text('{"image":\n' + path.read_text())
+    code, out = run(capsys, path)
+    assert (
+        code == 1 and "4 usable rows" in out and "row 1, field '(row)': is not JSON: Expecting value" in out
+    )
+
+
 def test_duplicates_and_empty_texts_are_warnings_and_repeated_ids_errors(tmp_path, images, capsys):
     rows = [*CLEAN, CLEAN[0], {**CLEAN[1], "question": "?!", "answers": []}]
     code, out = run(capsys, write_jsonl(tmp_path / "qa.jsonl", rows), "--images", images)
@@ -102,6 +111,52 @@ def test_overlap_with_another_split(tmp_path, capsys):
     assert "3 of 4 texts (75.0%) also occur in" in out
     disjoint = write_jsonl(tmp_path / "val.jsonl", [{**CLEAN[0], "image": "z.png", "question": "New?"}])
     assert run(capsys, tmp_path / "qa.jsonl", "--against", disjoint)[0] == 0
+
+
+def test_images_that_fit_several_files_are_reported(tmp_path, capsys):
+    archive = write_zip(tmp_path / "images.zip", ["x/0.png", "y/0.png", "1.png", "2.png"])
+    path = write_jsonl(tmp_path / "qa.jsonl", CLEAN)
+    code, out = run(capsys, path, "--images", archive)
+    assert code == 1 and "1 of 4 images are missing: 3.png" in out and "2 images decoded" in out
+    assert f"1 of 4 images fit several files: 0.png: {archive} holds x/0.png and y/0.png: use" in out
+
+
+def official(folder: Path, split: str, image_id: int) -> tuple[Path, Path]:
+    question = {"question_id": image_id, "image_id": image_id, "question": f"Is it {image_id}?"}
+    answer = {"question_id": image_id, "answers": [{"answer": "yes"}]}
+    return (
+        write_json(folder / f"{split}_q.json", {"questions": [question], "data_subtype": split}),
+        write_json(folder / f"{split}_a.json", {"annotations": [answer]}),
+    )
+
+
+def test_the_overlap_of_official_files_needs_the_other_questions_only(tmp_path, capsys):
+    (train, train_a), (val, val_a) = official(tmp_path, "train2014", 1), official(tmp_path, "val2014", 2)
+    shared = write_json(tmp_path / "more_q.json", json.loads(train.read_text()))
+    for given in ([train, "--annotations", train_a], [train_a, "--questions", train]):
+        code, out = run(capsys, *given, "--against", shared)
+        assert code == 1 and f"1 images are also in {shared}" in out and "1 of 1 texts (100.0%)" in out
+        code, out = run(capsys, *given, "--against", val)
+        assert code == 0 and f"no image is also in {val}" in out
+    code, out = run(capsys, train, "--annotations", train_a, "--against", val_a)
+    assert (
+        code == 1
+        and "val2014_a.json: holds annotations only" in out
+        and "as --against give the question" in out
+    )
+
+
+def test_problems_of_the_other_split_are_reported(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "qa.jsonl", CLEAN)
+    other = write_jsonl(
+        tmp_path / "other.jsonl", [{"image": "z.png", "question": "New?"}, {"question": "Who?"}]
+    )
+    code, out = run(capsys, path, "--against", other)
+    assert code == 1 and "in the rows of --against: 1 of 2 rows cannot be used" in out
+    assert "other.jsonl, row 2, field 'image': is missing" in out and "no image is also in" in out
+    write_jsonl(other, [{"question": "Who?"}])
+    code, out = run(capsys, path, "--against", other)
+    assert code == 1 and f"{other} has no usable row" in out and "no image is also in" not in out
 
 
 def test_options_reach_the_reader(tmp_path, images, capsys):
@@ -156,6 +211,11 @@ def test_formats_are_recognised(tmp_path):
         DataError, match=r"5\.json: cannot tell its format from the first row\. Pass --format"
     ):
         detect(write_json(tmp_path / "5.json", [{"a": 1}]))
+    (tmp_path / "6.jsonl").write_text('\n{"image": \n')
+    with pytest.raises(
+        DataError, match=r"6\.jsonl, row 2: is not JSON: Expecting value \(line 2, column 10\)"
+    ):
+        detect(tmp_path / "6.jsonl")
 
 
 def test_albef_questions_use_both_roots(tmp_path, capsys):

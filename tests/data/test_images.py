@@ -16,6 +16,7 @@ from PIL import Image
 from jaxvl.data.images import (
     CLIP_MEAN,
     CLIP_STD,
+    AmbiguousImageError,
     ImageError,
     ImageStore,
     ImageTransform,
@@ -146,11 +147,55 @@ def test_folder_and_zip_hold_the_same_images(tmp_path):
     assert not folder.exists("c.png") and not archive.exists("c.png")
 
 
-def test_keys_fall_back_to_the_file_name(tmp_path):
-    archive = ImageStore(write_zip(tmp_path / "a.zip", ["deep/down/a.png"]))
-    folder = ImageStore(write_images(tmp_path / "flat", ["a.png"]))
-    for store in (archive, folder):
+def test_keys_fall_back_to_a_path_that_does_not_contradict_them(tmp_path):
+    archive, folder = write_zip(tmp_path / "a.zip", ["a.png"]), write_images(tmp_path / "flat", ["a.png"])
+    for store in (ImageStore(archive), ImageStore(folder)):
         assert np.array_equal(store.image("val2014/a.png"), picture(0))
+    names = ["train2014/a.png", "val2014/a.png"]
+    archive, folder = write_zip(tmp_path / "b.zip", names), write_images(tmp_path / "coco", names)
+    for store in (ImageStore(archive), ImageStore(folder)):
+        for key in ("coco/images/val2014/a.png", "/data/coco/images/val2014/a.png"):
+            assert np.array_equal(store.image(key), picture(1))
+
+
+def test_a_zip_of_a_folder_takes_the_keys_below_the_folder(tmp_path):
+    store = ImageStore(write_zip(tmp_path / "a.zip", ["images/cats/1.png", "images/dogs/1.png"]))
+    assert store.exists("dogs/1.png") and np.array_equal(store.image("dogs/1.png"), picture(1))
+    deep = ImageStore(write_zip(tmp_path / "b.zip", ["deep/down/a.png"]))
+    assert np.array_equal(deep.image("a.png"), picture(0))
+
+
+def test_an_image_of_another_folder_is_never_taken(tmp_path):
+    store = ImageStore(write_zip(tmp_path / "a.zip", ["cats/2.png", "dogs/1.png", "all/dogs/3.png"]))
+    assert not store.exists("cats/1.png") and not store.exists("my/dogs/3.png")
+    with pytest.raises(
+        ImageError, match=r"^cats/1\.png: no such image in .*a\.zip has dogs/1\.png, but in another"
+    ):
+        store.image("cats/1.png")
+
+
+def test_the_exact_path_in_any_root_comes_first(tmp_path):
+    train, val = (
+        write_zip(tmp_path / "train.zip", ["1.png"]),
+        write_zip(tmp_path / "val.zip", ["x", "val/1.png"][1:]),
+    )
+    write_images(tmp_path / "more", ["0.png", "val/1.png"])
+    assert np.array_equal(ImageStore([train, tmp_path / "more"]).image("val/1.png"), picture(1))
+    assert ImageStore([train, val])._find("val/1.png")[0].path == val
+    splits = [write_images(tmp_path / "coco" / name, ["1.png"]) for name in ("train", "val")]
+    assert ImageStore(splits)._find("val/1.png")[0].path == splits[1]  # the name of the root tells
+
+
+def test_a_key_that_fits_several_images_is_an_error_that_names_them(tmp_path):
+    roots = [
+        write_zip(tmp_path / "1.zip", ["x/a.png", "y/a.png"]),
+        write_zip(tmp_path / "2.zip", ["z/a.png"]),
+    ]
+    for use in (ImageStore(roots).read, ImageStore(roots).exists):
+        with pytest.raises(
+            AmbiguousImageError, match=r"1\.zip holds x/a.png and y/a.png, .*2\.zip holds z/a.png: use"
+        ):
+            use("a.png")
 
 
 def test_a_file_name_that_is_twice_in_a_zip_needs_its_full_path(tmp_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from data_fakes import picture, write_images, write_json, write_jsonl, write_zip
+from data_fakes import VOCAB, picture, write_images, write_json, write_jsonl, write_zip
 
 from jaxvl.data.answers import best, build_answers, kind, read_answers, weigh
 from jaxvl.data.records import DataError
+from jaxvl.data.source import Examples, QuestionFormat
+from jaxvl.data.text import Tokenizer
 from jaxvl.data.vqa import AlbefVQA, JsonlVQA, VqaV2
+from jaxvl.scores import majority, vqa_accuracy
 
 TEN = ["yes"] * 6 + ["no"] * 3 + [""]
 
@@ -39,7 +42,7 @@ def test_the_best_answer_breaks_ties_by_string():
 
 ALBEF = [
     {"question_id": 5, "question": "Is it?", "answer": TEN, "image": "val2014/a.png", "dataset": "vqa"},
-    {"question": "What?", "answer": "dog", "image": "image/1.png", "dataset": "vg"},
+    {"question": "What?", "answer": "Dog", "image": "image/1.png", "dataset": "vg"},
     {"question_id": 6, "question": "Why?", "image": "val2014/a.png", "dataset": "vqa"},
 ]
 
@@ -163,7 +166,7 @@ def questions(tmp_path, answers: list[list[str]]) -> JsonlVQA:
 
 
 def test_candidates_are_counted_by_best_answer_or_by_all(tmp_path):
-    reader = questions(tmp_path, [["yes", "yes", "no"], ["yes"], ["no"], ["cat"], [], ["b"], ["b"]])
+    reader = questions(tmp_path, [["yes", "yes", "no"], ["yes"], ["no"], ["cat"], ["b"], ["b"]])
     assert build_answers(reader) == ["b", "yes", "cat", "no"]  # equal counts by string
     assert build_answers(reader, count="all") == ["b", "no", "yes", "cat"]
     assert build_answers(reader, min_count=2) == ["b", "yes"] and build_answers(reader, top=1) == ["b"]
@@ -171,6 +174,73 @@ def test_candidates_are_counted_by_best_answer_or_by_all(tmp_path):
         build_answers(reader, min_count=5)
     with pytest.raises(ValueError, match="count='most' must be 'best' or 'all'"):
         build_answers(reader, count="most")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, r"is missing \(the row has image, question\)\. Add 'answers' or 'answer'\."),
+        (
+            {"anwsers": ["x"]},
+            r"is missing .*Did you mean 'anwsers'\? Then pass fields=\{'answers': 'anwsers'\}",
+        ),
+        ({"answers": []}, r"holds no answer\. Fill it in or remove the row"),
+        ({"answers": [" "]}, r"holds no answer"),
+    ],
+)
+def test_rows_without_answers_are_predicted_but_not_trained_on(row, message, tmp_path):
+    rows = [{"image": "a", "question": "q", "answer": "x"}, {"image": "a", "question": "q", **row}]
+    reader = JsonlVQA(write_jsonl(tmp_path / "qa.jsonl", rows), images=tmp_path)
+    source = Examples(reader, QuestionFormat(Tokenizer.from_vocab(VOCAB)), 8)
+    assert source[1]["answer_weight"].sum() == 0
+    for use in (lambda: build_answers(reader), source.shapes):
+        with pytest.raises(
+            DataError, match=rf"(?s)not trained on: 1 of 2 .*qa\.jsonl, row 2, field 'answers': {message}"
+        ):
+            use()
+
+
+def test_an_example_without_answers_is_not_trained_on(tmp_path):
+    source = Examples(questions(tmp_path, [["x"], []]), QuestionFormat(Tokenizer.from_vocab(VOCAB)), 8)
+    assert source[1]["answer_weight"].sum() == 0
+    with pytest.raises(
+        DataError, match=r"qa\.jsonl: example 1 \(question_id 1\), field 'answers': holds no answer"
+    ):
+        source.augmented(1, np.random.default_rng(0))
+
+
+def test_files_without_annotations_are_not_trained_on(tmp_path):
+    reader = VqaV2(official(tmp_path)[0], images=tmp_path)
+    with pytest.raises(DataError, match=r"row 1, field 'answers': is missing\. Give the annotations"):
+        reader.require_answers()
+    with pytest.raises(DataError, match=r"1 of 3 .*\n.*vqa\.json, row 3, field 'answers': is missing"):
+        AlbefVQA(write_json(tmp_path / "vqa.json", ALBEF)).require_answers()
+
+
+def test_the_holdout_decides_which_answers_are_required(tmp_path):
+    rows = [{"image": str(i), "question": "q", **({} if i == 3 else {"answer": "x"})} for i in range(20)]
+    path, parts = write_jsonl(tmp_path / "qa.jsonl", rows), {}
+    for part in ("train", "held"):
+        parts[part] = JsonlVQA(path, images=tmp_path, holdout=dict(share=0.5, part=part))
+    holds = {p: "3" in [r.annotation(i)["image"] for i in range(len(r))] for p, r in parts.items()}
+    for part, reader in parts.items():
+        if not holds[part]:
+            reader.require_answers()
+            continue
+        with pytest.raises(DataError, match="row 4"):
+            reader.require_answers()
+
+
+def test_answers_score_whatever_their_case_and_spaces(tmp_path):
+    rows = [{"image": "a", "question": "q", "answers": ["Red  Ball"] * 10, "dataset": "vqa"}]
+    for reader in (
+        JsonlVQA(write_jsonl(tmp_path / "qa.jsonl", rows), images=tmp_path),
+        AlbefVQA(write_json(tmp_path / "vqa.json", rows)),
+    ):
+        annotation = reader.annotation(0)
+        assert annotation["answers"] == ["red ball"] * 10 and annotation["targets"] == {"red ball": 1.0}
+        assert vqa_accuracy(build_answers(reader)[0], answers=annotation["answers"]) == 1.0
+        assert vqa_accuracy(majority([annotation])[0], answers=annotation["answers"]) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data_fakes import picture, write_images, write_json, write_jsonl, write_zip
 
+from jaxvl import build
 from jaxvl.data import SOURCES
 from jaxvl.data.captions import AlbefCaptions, JsonlCaptions
 from jaxvl.data.images import ImageError
@@ -74,7 +75,10 @@ def test_jsonl_reads_other_names_templates_and_zips(tmp_path):
 def test_blank_lines_are_skipped_and_line_numbers_stay(tmp_path):
     path = tmp_path / "captions.jsonl"
     path.write_text('{"image": "a", "captions": ["x"]}\n\n{"image": "b", "captions": [}\n')
-    with pytest.raises(DataError, match=r"captions\.jsonl, row 3, field '\(row\)': is a str, not an object"):
+    with pytest.raises(
+        DataError,
+        match=r"captions\.jsonl, row 3, field '\(row\)': is not JSON: Expecting value \(line 3, column 29\)\. Write",
+    ):
         JsonlCaptions(path, images=tmp_path)
 
 
@@ -146,8 +150,42 @@ def test_files_without_rows_or_without_json_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"cut\.json: not valid JSON \(Unterminated string.*Fetch or export"):
         AlbefCaptions(tmp_path / "cut.json")
     (tmp_path / "page.json").write_text("<html>")
-    with pytest.raises(DataError, match=r"page\.json, row 1, field '\(row\)': is a str"):
+    with pytest.raises(DataError, match=r"page\.json, row 1, field '\(row\)': is not JSON: Expecting value"):
         AlbefCaptions(tmp_path / "page.json")
+
+
+def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    row = '{"image": "a", "captions": ["caf\u00e9"]}'
+    (tmp_path / "c.jsonl").write_bytes(b'{"image": "a", "captions": ["x"]}\n' + row.encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"c\.jsonl, row 2, .*is not UTF-8: byte 0xe9 \(.*\)\. Save the file as UTF-8"
+    ):
+        JsonlCaptions(tmp_path / "c.jsonl", images=tmp_path)
+    (tmp_path / "c.json").write_bytes(f"[\n{row}]".encode("latin-1"))
+    with pytest.raises(DataError, match=r"c\.json, line 2: is not UTF-8: byte 0xe9"):
+        AlbefCaptions(tmp_path / "c.json")
+    (tmp_path / "c.jsonl").write_bytes(row.encode("utf-16"))
+    section = dict(name="jsonl_captions", files=str(tmp_path / "c.jsonl"), images=str(tmp_path))
+    with pytest.raises(DataError, match=r"(?s)^config\.train: .*c\.jsonl, row 1, .*is not UTF-8: byte 0xff"):
+        build.reader(section, "config.train")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte"), ValueError),
+        (ImageError("x"), ImageError),
+        (FileNotFoundError("x"), FileNotFoundError),
+    ],
+)
+def test_any_error_of_a_reader_is_reported_with_its_config_key(error, kind, monkeypatch):
+    def broken():
+        raise error
+
+    monkeypatch.setitem(SOURCES, "broken", broken)
+    with pytest.raises(kind, match=r"^config\.train: ") as caught:
+        build.reader({"name": "broken"}, "config.train")
+    assert type(caught.value) is kind
 
 
 def test_a_missing_image_root_or_image_is_named(tmp_path):

@@ -31,6 +31,7 @@ setup(
         "tensorboardX>=2.6",
         "matplotlib>=3.9",
         "rich>=13",
+        "pyyaml>=6",
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6.100"],

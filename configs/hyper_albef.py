@@ -1,5 +1,4 @@
 """Hyper-ALBEF: pre-train (ITC + ITM + MLM, hypergraph fusion), then generative VQA beside a blind baseline.
-
 Without an argument: the whole recipe at `scale=small` on the embedded world, on any machine, in minutes.
 `scale=paper` holds the numbers of the paper (article 7321, Journal of Software) and of salesforce/ALBEF.
 """
@@ -18,7 +17,8 @@ HYPERGRAPH = dict(
 )  # fmt: skip
 WEIGHTS = dict(vision=None, text=None, albef=None)  # foreign files to start from
 MOMENTUM = dict(decay=0.995, dropout="on")
-HINT = "salesforce/ALBEF's README links its JSON files and images; vocab.txt is that of bert-base-uncased"
+HINT = "salesforce/ALBEF links its JSON files and images, facebookresearch/deit the ViT; BERT is bert-base-uncased"
+QA_FILES = dict(name="albef_vqa", vqa_root="data/coco", vg_root="data/vg")
 CAPTIONS = tuple(f"data/albef/{name}.json" for name in ("coco", "vg", "cc3m_train", "sbu"))
 QUESTIONS = tuple(f"data/albef/{name}.json" for name in ("vqa_train", "vqa_val", "vg_qa"))
 
@@ -38,14 +38,14 @@ def stages() -> dict:
         val=None, format=dict(name="caption", length=25), images=dict(augment="albef", scale=(0.2, 1.0)), answers=None,
         optim=dict(optim, schedule=dict(name="albef", lr=1e-4, warmup_lr=1e-5, min_lr=1e-5, warmup=20)),
         batch_size=256, accumulate=1, epochs=30, steps=None, eval=dict(every_epochs=None, batch_size=64, examples=None),
-        evals=dict(retrieval=dict(name="retrieval", k_test=128), match=dict(name="match")),
+        evals=dict(retrieval=dict(name="retrieval", k_test=128), match=dict(name="match"), hg=dict(name="hypergraph")),
     )  # fmt: skip
     vqa = dict(
         init_from="pretrain", weights=dict(WEIGHTS), model=dict(image_size=384, decoder_depth=6),
         task=dict(
             name="generate", momentum=dict(MOMENTUM), distill=dict(alpha=0.4, warmup_epochs=1), k_test=128,
             rank_score="albef", top_n=10),
-        train=dict(name="albef_vqa", vqa_root="data/coco", vg_root="data/vg", files=QUESTIONS),
+        train=dict(QA_FILES, files=QUESTIONS),
         val=None, format=dict(name="vqa", length=25, eval_length=64, answers=10, answer_length=8),
         images=dict(augment="albef", scale=(0.5, 1.0)), answers=dict(file="data/albef/answer_list.json", top=None),
         optim=dict(optim, schedule=dict(name="albef", lr=2e-5, warmup_lr=1e-5, min_lr=1e-6, warmup=4)),
@@ -112,12 +112,14 @@ def small(size: int, width: int, depth: int, examples: int, held: int) -> dict:
 SHORT = {"model.pool": "mean"} | C.under(PRETRAIN, {  # for short runs: docs/decisions/0004-small-recipe.md
     "task.queue_size": None, "task.momentum.decay": 0.98, "task.distill.alpha": 0.2, "task.itm.negatives": "uniform",
 })  # fmt: skip
-SCALES = {
-    "tiny": small(32, 64, 1, 128, 16),
-    "small": small(48, 96, 3, 30_000, 200) | SHORT,
-    "paper": {"hint": HINT},
-}
-TABLE_5 = ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))  # fmt: skip
+PAPER = {
+    "hint": HINT, "stages.pretrain.weights.vision": "data/deit_base_patch16_224-b5f2ef4d.pth",
+    "stages.pretrain.weights.text": "data/bert-base-uncased", "stages.pretrain.eval.examples": 1000,
+    "stages.pretrain.val": dict(name="albef_captions", root="data/albef", files=("data/albef/coco_val.json",)),
+    **{f"stages.{stage}.val": dict(QA_FILES, files=("data/albef/vqa_test.json",)) for stage in VQA},
+}  # fmt: skip
+SCALES = {"tiny": small(32, 64, 1, 128, 16), "small": small(48, 96, 3, 30_000, 200) | SHORT, "paper": PAPER}
+TABLE_5 = ((1,), (1, 3), (1, 3, 5), (1, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6))
 ABLATIONS = {
     "no_hyper": {"model.hypergraph": None},
     **{f"layers={','.join(map(str, rows))}": {"model.hypergraph.layers": rows} for rows in TABLE_5},

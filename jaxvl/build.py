@@ -21,8 +21,9 @@ from jaxvl import optim
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import SOURCES, scenes
 from jaxvl.data.answers import build_answers, read_answers
-from jaxvl.data.images import ImageTransform
+from jaxvl.data.images import ImageError, ImageTransform
 from jaxvl.data.loader import Loader
+from jaxvl.data.records import DataError
 from jaxvl.data.source import FORMATS, Examples, Subset
 from jaxvl.data.text import Tokenizer, answer_array
 from jaxvl.evals import EVALS
@@ -88,7 +89,9 @@ def reader(section: Mapping[str, Any], where: str) -> Any:
     try:
         return make(SOURCES, "source", section)
     except (FileNotFoundError, ValueError) as e:
-        raise type(e)(f"{where}: {e}") from e
+        # Not type(e): some errors (of decoding, say) cannot be made from a message.
+        known = (FileNotFoundError, ConfigError, DataError, ImageError, ValueError)
+        raise next(kind for kind in known if isinstance(e, kind))(f"{where}: {e}") from e
 
 
 def examples(config: ConfigDict, stage: str, part: str, tok: Tokenizer) -> Examples | None:
@@ -107,6 +110,16 @@ def images(config: ConfigDict, stage: str) -> ImageTransform | int:
     size = {**config.model, **section.model}["image_size"]
     blind = section.images is None
     return size if blind else ImageTransform(size=size, **plain(section.images))
+
+
+def weights_file(key: str, path: str | None) -> None:
+    """Raise FileNotFoundError, naming the config key, if there is no such file of foreign weights."""
+    if path is None:
+        return
+    if path == "minilm":
+        minilm_dir()
+    elif not Path(path).exists():
+        raise FileNotFoundError(f"{key}: no file or folder {path}")
 
 
 def answer_list(config: ConfigDict, stage: str, train: Examples | None) -> list[str] | None:
@@ -144,6 +157,8 @@ def task(
 def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
     """Build one stage; raises on anything that does not fit, before any work."""
     section = config.stages[name]
+    for kind, path in section.weights.items():
+        weights_file(f"config.stages.{name}.weights.{kind}", path)
     train = examples(config, name, "train", tok)
     val: Examples | Subset | None = examples(config, name, "val", tok)
     if val is not None and section.eval.examples is not None:
@@ -168,7 +183,7 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         task=task(config, name, tok, answers, updates),
         train=train,
         val=val,
-        evals=evaluators(section, name, train, answers, workdir),
+        evals=evaluators(config, name, train, answers, workdir),
         answers=answers,
         steps=steps,
         steps_per_epoch=updates,
@@ -178,11 +193,18 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
 
 
 def evaluators(
-    section: ConfigDict, name: str, train: Examples, answers: list[str] | None, workdir: Path
+    config: ConfigDict, name: str, train: Examples, answers: list[str] | None, workdir: Path
 ) -> dict[str, Any]:
-    """The stage's evaluators; those of answers get the candidates, the training answers and a results file."""
+    """The stage's evaluators; those of answers get the candidates, the training answers and a results file.
+
+    Diagnostics of the hypergraph are left out where the model has none.
+    """
     out = {}
+    section = config.stages[name]
+    graph = {**config.model, **section.model}.get("hypergraph")
     for key, kwargs in section.evals.items():
+        if kwargs["name"] == "hypergraph" and not (graph is not None and graph.layers):
+            continue
         extra: dict[str, Any] = {}
         if kwargs["name"] == "vqa":
             extra = dict(answers=answers, results=workdir / name / "vqa_results.json")

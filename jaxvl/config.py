@@ -44,7 +44,7 @@ def base(**sections: Any) -> ConfigDict:
         precision=dict(compute="float32", remat=None, layers="auto"),
         loader=dict(workers=0, buffer=2),
         checkpoint=dict(every_seconds=300.0, every_steps=None, keep=2),
-        log=dict(every_steps=20, tensorboard="on"),
+        log=dict(every_steps=20),
     )
     return ConfigDict({**shared, **sections}, type_safe=False)
 

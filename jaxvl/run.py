@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 from jaxvl import build
 from jaxvl import config as cfg
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.interop import foreign_params
+from jaxvl.interop import foreign_params, load_params
 from jaxvl.log import Log, Progress, table
 from jaxvl.models.layers import stack_layers, unstack_layers
-from jaxvl.models.transfer import adapt
+from jaxvl.models.transfer import Report, adapt, lacking
 from jaxvl.sharding import Partition
-from jaxvl.train import Evaluation, Trainer, TrainState, bind
+from jaxvl.train import Evaluation, Sigterm, Trainer, TrainState, bind
 from jaxvl.types import PyTree
 
 FREE = (
@@ -58,7 +58,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     waiting = [name for name in config.run if not (root / name / RESULT).exists()]
     check_order(config, waiting, root)
     try:
-        tok = build.tokenizer(config, root)
+        tok = build.tokenizer(config, root if begun(root) else None)
         stages = [build.stage(config, name, tok, root) for name in waiting]
     except FileNotFoundError as e:
         raise FileNotFoundError(all_missing(config, waiting, root) or str(e)) from e
@@ -66,8 +66,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
         tok.save(root / "tokenizer.json")
-    for stage in stages:
-        run_stage(config, stage, partition, root)
+    with Sigterm() as sigterm:  # one that comes between two stages stops the next one at its first step
+        for stage in stages:
+            run_stage(config, stage, partition, root, sigterm)
     results = read_results(config, root)
     if jax.process_index() == 0:
         report(config, results, root)
@@ -85,7 +86,7 @@ def enable_compilation_cache() -> None:
 def check_same_run(config: ConfigDict, root: Path) -> None:
     """Refuse a workdir that was begun with another config; names the keys that differ."""
     path = root / "config.json"
-    if not path.exists():
+    if not path.exists() or not begun(root):
         return
     before, now = flat(cfg.to_dict(cfg.load(path))), flat(cfg.to_dict(config))
     keys = sorted(
@@ -99,11 +100,20 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
         )
 
 
+def begun(root: Path) -> bool:
+    """Whether a workdir holds anything that was computed: a checkpoint or a result."""
+    return any(next(root.glob(p), None) for p in (f"*/{RESULT}", "*/checkpoints/*/meta.json"))
+
+
 def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
     """Every input that the stages lack, one a line, and how to get them."""
     wanted: list[Callable[[], Any]] = [functools.partial(build.tokenizer, config, root)]
     for name in waiting:
         section = config.stages[name]
+        wanted += [
+            functools.partial(build.weights_file, f"config.stages.{name}.weights.{kind}", path)
+            for kind, path in section.weights.items()
+        ]
         for part in ("train", "val"):
             if section[part] is not None:
                 wanted.append(functools.partial(build.reader, section[part], f"config.stages.{name}.{part}"))
@@ -148,13 +158,16 @@ def check_order(config: ConfigDict, waiting: list[str], root: Path) -> None:
                     f"stage {name!r} starts from stage {source!r}, which is not finished in {root}. Run that first "
                     f"(--config=...:{source}), or set --config.stages.{name}.init_from to a params file, or to None."
                 )
-        elif not Path(source).exists():
+        elif not (Path(source).suffix == ".safetensors" and Path(source).exists()):
             raise FileNotFoundError(
-                f"config.stages.{name}.init_from={source!r} is neither a stage ({', '.join(config.stages)}) nor a file"
+                f"config.stages.{name}.init_from={source!r} is neither a stage ({', '.join(config.stages)}) nor a "
+                ".safetensors file, e.g. runs/a/pretrain/checkpoints/1000/params.safetensors"
             )
 
 
-def run_stage(config: ConfigDict, stage: build.Stage, partition: Partition, root: Path) -> None:
+def run_stage(
+    config: ConfigDict, stage: build.Stage, partition: Partition, root: Path, sigterm: Sigterm
+) -> None:
     """Train one stage to its end, evaluate, write `result.json`."""
     folder = root / stage.name
     started = time.monotonic()
@@ -177,7 +190,7 @@ def run_stage(config: ConfigDict, stage: build.Stage, partition: Partition, root
         state = checkpoints.restore(step, trainer.abstract)
     log = Log(folder, append_from_step=step)
     try:
-        state = fit(config, stage, trainer, state, checkpoints, log, schedule)
+        state = fit(config, stage, trainer, state, checkpoints, log, schedule, sigterm)
         metrics = evaluate(stage, trainer, state)
         log.write_scalars(stage.steps, metrics)
         log.plot()
@@ -199,6 +212,7 @@ def fit(
     checkpoints: Checkpoints,
     log: Log,
     schedule: Callable[[int], Any],
+    sigterm: Sigterm,
 ) -> TrainState:
     """`Trainer.fit` with the stage's loader, display and evaluation."""
     loader = build.loader(config, stage, trainer.partition)
@@ -206,7 +220,7 @@ def fit(
     evaluation = None
     if every:
         evaluation = Evaluation(
-            lambda s: evaluate(stage, trainer, s), every=int(every * stage.steps_per_epoch)
+            lambda s: evaluate(stage, trainer, s), every=max(1, int(every * stage.steps_per_epoch))
         )
     with Progress(stage.name, total=stage.steps, start=int(state.step)) as progress:
         return trainer.fit(
@@ -225,6 +239,7 @@ def fit(
                 {"learning_rate": float(schedule(step - 1))}
                 | ({"replaced_images": loader.replaced} if loader.replaced else {})
             ),
+            sigterm=sigterm,
         )
 
 
@@ -238,7 +253,11 @@ def evaluate(stage: build.Stage, trainer: Trainer, state: TrainState) -> dict[st
 
 
 def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree] | None:
-    """How the stage's fresh parameters are replaced: by an earlier stage, a params file or foreign weights."""
+    """How the stage's fresh parameters are replaced: by an earlier stage, a params file or foreign weights.
+
+    What is returned raises ValueError if its source does not hold all of the model that it should.
+    """
+    where = f"config.stages.{stage.name}"
     source = stage.config.init_from
     weights = {k: v for k, v in cfg.plain(stage.config.weights).items() if v is not None}
     if source is None and not weights:
@@ -246,21 +265,41 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
 
     def load(fresh: PyTree) -> PyTree:
         params = unstack_layers(fresh)
+        filled: set[str] = set()
         if weights:
             params, note = adapt(foreign_params(weights, params), params)
+            check_whole(note, f"{where}.weights={weights}", lacking(note, set(weights) - {"albef"}))
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")
+            filled.update(note.taken, note.resized)
         if source is not None:
             params, note = adapt(stage_params(source, stage, root), params, renames=stage.task.renames)
+            lost = [path for path in lacking(note) if path not in filled]
+            check_whole(note, f"{where}.init_from={source!r}", lost)
             print(f"{stage.name}: parameters from {source}\n{note}")
         return stack_layers(params, fresh)
 
     return load
 
 
+def check_whole(note: Report, source: str, lost: Sequence[str]) -> None:
+    """Raise ValueError, which names the `source`, if it gave no tensor at all or `lost` are missing from it."""
+    nothing = not (note.taken or note.resized)
+    if not lost and not nothing:
+        return
+    paths = lost or note.fresh
+    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
+    raise ValueError(
+        f"{source}: {'none' if nothing else 'only part'} of the model is in there, {len(paths)} tensors are missing "
+        f"({shown}). Only heads, decoder and hypergraph may be. Set config.model to the depths of that model, give "
+        "a complete one, or None to train from scratch; a single tower's foreign file goes to "
+        "weights.vision or weights.text."
+    )
+
+
 def stage_params(source: str, stage: build.Stage, root: Path) -> PyTree:
-    """Parameters of a finished stage of this workdir, or of a `.safetensors` file."""
+    """Parameters of a finished stage of this workdir, or of a `.safetensors` file in jaxvl's names."""
     if Path(source).suffix == ".safetensors":
-        return Checkpoints.params(Path(source))
+        return load_params(source)
     return Checkpoints.last_params(root / source / "checkpoints")
 
 

@@ -7,6 +7,7 @@ late, and so are the signals (stop, save) on which all processes agree because t
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -300,6 +301,7 @@ class Trainer:
         save_every_seconds: float | None = 300.0,
         evaluation: Evaluation | None = None,
         scalars: Callable[[int], Mapping[str, float]] = lambda step: {},
+        sigterm: Sigterm | None = None,
     ) -> TrainState:
         """Train from `state.step` to `steps`; ends with a checkpoint.
 
@@ -316,6 +318,7 @@ class Trainer:
           save_every_seconds: None = not by time.
           evaluation: scores to log while training.
           scalars: more values to log at a step, e.g. its learning rate.
+          sigterm: the caller's event, which may be set already; None = listen while fitting.
 
         Raises:
           Preempted: after SIGTERM and a checkpoint.
@@ -333,26 +336,31 @@ class Trainer:
             record = {**meta, "step": step, "window": meter.window()}
             checkpoints.save(step, state.replace(frozen=None), record, wait=wait)
 
-        with Sigterm() as sigterm:
+        with contextlib.nullcontext(sigterm) if sigterm is not None else Sigterm() as stop:
             batches = timed(loader.batches(first, steps))
             for done, (waited, host) in enumerate(batches, start=first + 1):
                 due = save_every_seconds is not None and time.monotonic() - clock > save_every_seconds
-                signals = np.broadcast_to(np.array([sigterm.is_set(), due], np.int32), (len(host["id"]), 2))
+                signals = np.broadcast_to(np.array([stop.is_set(), due], np.int32), (len(host["id"]), 2))
                 batch = self.partition.place_batch({**host, "signals": signals})
                 state, metrics, agreed = self.step(state, batch)
                 meter.push(done, host["id"], metrics, agreed, waited)
                 meter.drain(LAG)
-                if meter.stop or (alone and sigterm.is_set()):  # alone, there is nobody to agree with
+                if meter.stop or (alone and stop.is_set()):  # alone, there is nobody to agree with
                     save(done, wait=True)
                     raise Preempted(done)
                 if evaluation and done % evaluation.every == 0 and done < steps:
                     meter.drain(0)
                     log.write_scalars(done, dict(evaluation.run(state)))
                 if meter.save or (save_every_steps and done % save_every_steps == 0 and done < steps):
-                    clock, meter.save = time.monotonic(), False
                     save(done)
+                    clock, meter.save = (
+                        time.monotonic(),
+                        False,
+                    )  # wishes of the steps in flight are met as well
             if done > first or checkpoints.latest() != done:
                 save(done, wait=True)
+            if meter.stop:  # agreed on in the last steps
+                raise Preempted(done)
         return state
 
 

@@ -158,7 +158,7 @@ def test_command_line_removes_parts_with_none_and_sets_those_that_are_none():
 def test_report_asks_for_stages_that_exist(name, scale):
     config = load(name, scale)
     assert {stage for table in config.report for _, stage, _ in table["rows"]} == set(config.run)
-    assert len(config.keys()) <= 14
+    assert len(config.keys()) <= 13
     assert all(s.init_from is None or s.init_from in config.run for s in map(config.stages.get, config.run))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from flax import linen as nn
 
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.sharding import Partition
-from jaxvl.train import NonFiniteError, Preempted, Trainer
+from jaxvl.train import NonFiniteError, Preempted, Sigterm, Trainer
 
 BATCH = 8
 
@@ -218,6 +219,34 @@ def test_sigterm_is_heard_although_every_step_is_saved(tmp_path):
 def test_seconds_between_checkpoints_are_respected(tmp_path):
     fit(trainer(), tmp_path, steps=6, save_every_seconds=0.0)
     assert len(Checkpoints(tmp_path).steps()) >= 2
+
+
+def test_a_timed_checkpoint_is_written_once(tmp_path, monkeypatch):
+    now, saved, save = [0.0], [], Checkpoints.save
+
+    def noted(self, step, *args, **kwargs):
+        saved.append(step)
+        save(self, step, *args, **kwargs)
+
+    monkeypatch.setattr("jaxvl.train.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    loader = Batches(at=lambda step: now.__setitem__(0, 10.0 * step))
+    fit(trainer(), tmp_path, steps=30, loader=loader, save_every_seconds=95.0)
+    assert len(saved) >= 3 and np.diff(saved)[:-1].min() >= 9, saved
+
+
+def test_a_signal_that_came_before_the_stage_stops_it_at_its_first_step(tmp_path):
+    with Sigterm() as sigterm, pytest.raises(Preempted) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        fit(trainer(), tmp_path, steps=9, sigterm=sigterm)
+    assert stopped.value.step == 1 and Checkpoints(tmp_path).latest() == 1
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path):
+    loader = Batches(at=lambda step: step == 8 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted) as stopped:
+        fit(trainer(), tmp_path, steps=9, loader=loader)
+    assert stopped.value.step == 9
 
 
 def test_unknown_predictor_and_empty_source_are_named(tmp_path):

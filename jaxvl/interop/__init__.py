@@ -1,6 +1,7 @@
 """Weights of other libraries in jaxvl's names and back, with numpy alone: no PyTorch, no JAX."""
 
 from jaxvl.interop.albef import export_albef, import_albef
+from jaxvl.interop.albef_yaml import albef_flags
 from jaxvl.interop.bert import import_bert
 from jaxvl.interop.files import (
     WeightsError,
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "UnsafeWeightsError",
     "WeightsError",
+    "albef_flags",
     "export_albef",
     "foreign_params",
     "import_albef",

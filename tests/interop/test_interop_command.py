@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from foreign_states import albef_pretrained, assert_same, bert
+from foreign_states import albef_pretrained, albef_vqa, assert_same, bert
 
-from jaxvl.interop import load_params, load_safetensors, save_safetensors
+from jaxvl.interop import import_albef, load_params, load_safetensors, save_params, save_safetensors
 from jaxvl.interop.__main__ import main
 
 
@@ -38,6 +38,15 @@ def test_what_is_left_out_is_said(tmp_path, albef, capsys):
     assert "left out: momentum, queue" in printed
     assert "itm_head.weight" in printed
     assert "itm_head" in load_params(out)
+
+
+def test_heads_that_albefs_vqa_files_lack_are_said_to_be_left_out(tmp_path, capsys):
+    params = import_albef(albef_vqa(np.random.default_rng(0))).params
+    save_params(tmp_path / "p.safetensors", params | {"temp": np.ones((), np.float32)})
+    back = tmp_path / "back.safetensors"
+    assert run("convert", tmp_path / "p.safetensors", back, "--from", "jaxvl", "--to", "albef") == 0
+    assert "left out: temp (ALBEF's VQA model has no heads" in capsys.readouterr().out
+    assert "temp" not in load_safetensors(back)
 
 
 def test_bert_is_divided_as_asked(tmp_path):

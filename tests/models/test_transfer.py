@@ -9,7 +9,7 @@ from oracles import draw
 
 from jaxvl.models.hyper_albef import adapt as adapt_model
 from jaxvl.models.hyper_albef import decoder_renames
-from jaxvl.models.transfer import adapt
+from jaxvl.models.transfer import Report, adapt, lacking
 from jaxvl.models.vit import resize_positions
 
 
@@ -80,6 +80,39 @@ def test_missing_tensors_stay_fresh_and_surplus_is_reported():
 def test_other_shapes_are_refused(path, loaded, fresh):
     with pytest.raises(ValueError, match=r"visual_encoder/\w+: loaded|not 1 \+ a square grid"):
         adapt({"visual_encoder": {path: draw(*loaded)}}, {"visual_encoder": {path: draw(*fresh)}})
+
+
+@pytest.mark.parametrize(
+    ("weights", "lost"),
+    [
+        (
+            (),
+            [
+                "visual_encoder/norm/bias",
+                "fusion_encoder/layers_0/cross_attention/key/bias",
+                "text_encoder/x",
+            ],
+        ),
+        (("text",), ["text_encoder/x"]),
+        (("vision",), ["visual_encoder/norm/bias"]),
+        (("vision", "text"), ["visual_encoder/norm/bias", "text_encoder/x"]),
+    ],
+)
+def test_what_a_source_must_not_lack(weights, lost):
+    optional = (
+        "fusion_encoder/layers_1/hypergraph/theta/kernel",
+        "fusion_encoder/layers_1/hg_fusion/gate/bias",
+        "visual_encoder/adapter/kernel",
+        "mlm_head/bias",
+        "temp",
+        "text_decoder/layers_0/ffn/up/bias",
+    )
+    needed = (
+        "visual_encoder/norm/bias",
+        "fusion_encoder/layers_0/cross_attention/key/bias",
+        "text_encoder/x",
+    )
+    assert list(lacking(Report((), (), optional + needed, ()), weights)) == lost
 
 
 def test_types_are_those_of_the_model():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from tiny_model import TOKENS, batch
@@ -22,7 +23,7 @@ def model(**fields) -> HyperALBEF:
     )
     graph = dict(grid=2, k_v=2, k_t=1)
     fields = {"image_size": 8, "vision": dict(patch=4, depth=1), "hypergraph": graph, **fields}
-    return HyperALBEF(**sizes, **fields)
+    return HyperALBEF(**{**sizes, **fields})
 
 
 def rows(size: int = 2) -> dict[str, jax.Array]:
@@ -48,6 +49,39 @@ def test_an_update_traces_and_keeps_the_shapes_of_parameters_and_state(decoder_d
     before, after = jax.eval_shape(update, KEY)
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert jax.tree.leaves(before) == jax.tree.leaves(after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pretrain", "generate"])
+def test_training_learns_eight_pairs_by_heart(name):
+    """Each loss falls far below what guessing gives: a wrong sign or a cut gradient in a loss cannot pass."""
+    sizes = dict(width=32, heads=2, mlp=64, embed_dim=16, dropout=0.0, attn_dropout=0.0)
+    batch = rows(8)
+    if name == "pretrain":
+        task = PretrainTask(model(**sizes), tokens=TOKENS, queue_size=None, momentum=None, distill=None)
+    else:
+        kwargs = dict(tokens=TOKENS, answers=ANSWERS, momentum=None, distill=None)
+        task = GenerateTask(model(decoder_depth=1, **sizes), **kwargs)
+        own = jnp.asarray(ANSWERS)[jnp.arange(8) % 2][:, None]  # every other image has the other answer
+        batch |= {"answer": own, "answer_weight": jnp.ones((8, 1)), "text": batch["text"][:1].repeat(8, 0)}
+        batch["text_mask"] = batch["text_mask"][:1].repeat(8, 0)
+    params, tx = nn.unbox(task.init(KEY, batch)), optax.adam(1e-3)
+    extra, state = nn.unbox(task.start(params, KEY)), tx.init(params)
+
+    @jax.jit
+    def step(params, state, key):
+        (_, (_, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(params, extra, batch, key)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, metrics
+
+    seen = []
+    for i in range(150):
+        params, state, metrics = step(params, state, jax.random.fold_in(KEY, i))
+        seen.append({k: float(total / weight) for k, (total, weight) in metrics.items() if weight})
+    first, last = ({k: np.mean([m[k] for m in part]) for k in part[0]} for part in (seen[:5], seen[-20:]))
+    limits = {"itc": np.log(8) / 4, "itm": 0.3, "mlm": 2.3} if name == "pretrain" else {"loss": 0.4}
+    for loss, limit in limits.items():
+        assert last[loss] < limit < first[loss], (loss, first, last)
 
 
 def test_the_boxes_of_the_queue_and_the_momentum_copy_carry_logical_axes():

@@ -2,7 +2,8 @@
 
     python launch/predict.py --workdir=runs/demo --image=photo.jpg --question="what colour is the circle?"
 
-Several `--image` and `--question` flags pair up one to one; one image takes any number of questions.
+Several `--image` and `--question` flags pair up one to one; one image takes any number of questions, and one question
+is asked of any number of images.
 """
 
 from __future__ import annotations
@@ -26,16 +27,25 @@ def main(argv: list[str]) -> None:
     import jaxvl
 
     try:
-        model = jaxvl.load(WORKDIR.value, stage=STAGE.value)
-        images = IMAGE.value * len(QUESTION.value) if len(IMAGE.value) == 1 else IMAGE.value
-        found = model.answer(images, QUESTION.value, top_k=TOP_K.value)
+        images, questions = pairs(IMAGE.value, QUESTION.value)
+        found = jaxvl.load(WORKDIR.value, stage=STAGE.value).answer(images, questions, top_k=TOP_K.value)
     except (ValueError, OSError, KeyError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(2)
-    for image, question, answers in zip(images, QUESTION.value, found, strict=True):
+    for image, question, answers in zip(images, questions, found, strict=True):
         print(f"{image}\n  {question}")
         for a in answers:
             print(f"    {a.probability:6.1%}  {a.text}")
+
+
+def pairs(images: list[str], questions: list[str]) -> tuple[list[str], list[str]]:
+    """Both lists at the same length; the error says which flags to give."""
+    from jaxvl.serve import pair_up
+
+    try:
+        return pair_up(images, questions)
+    except ValueError as e:
+        raise ValueError(f"{e}: give as many --image as --question flags, or a single one of either") from e
 
 
 if __name__ == "__main__":

@@ -171,15 +171,32 @@ def test_options_that_the_model_refuses_leave_no_workdir_behind(tmp_path):
 # ---- answers --------------------------------------------------------------------------------------------
 
 
-def test_predict_answers_questions_about_image_files(finished, tmp_path):
-    Image.fromarray(tiny_run.questions(finished.workdir).image(0)).save(tmp_path / "photo.png")
-    asked = ["--question=what colour is the circle?", "--question=is there a square?"]
-    place = [f"--workdir={finished.workdir}", f"--image={tmp_path / 'photo.png'}"]
-    ended = launch("launch/predict.py", *place, *asked, "--top_k=3")
+def predict(finished, folder, *, images, questions):
+    """(how launch/predict.py ended, the images, the questions) for so many flags of each kind."""
+    files = [folder / f"{i}.png" for i in range(images)]
+    asked = [f"is there a {shape}?" for shape in ("circle", "square", "star")]
+    for i, path in enumerate(files):
+        Image.fromarray(tiny_run.questions(finished.workdir).image(i)).save(path)
+    flags = [*(f"--image={path}" for path in files), *(f"--question={q}" for q in asked[:questions])]
+    ended = launch("launch/predict.py", f"--workdir={finished.workdir}", *flags, "--top_k=3")
+    return ended, [str(path) for path in files], asked[:questions]
+
+
+@pytest.mark.parametrize(("images", "questions"), [(1, 2), (2, 1), (2, 2)])
+def test_predict_answers_questions_about_image_files(finished, tmp_path, images, questions):
+    ended, files, asked = predict(finished, tmp_path, images=images, questions=questions)
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
-    assert [x.strip() for x in lines if x.endswith("?")] == [x.partition("=")[2] for x in asked]
+    assert [x.strip() for x in lines if x.endswith("?")] == asked * (2 // questions)
+    assert [x for x in lines if x.endswith(".png")] == files * (2 // images)
     assert sum("%" in line for line in lines) == 6
+
+
+def test_predict_refuses_images_and_questions_that_do_not_pair_up(finished, tmp_path):
+    ended, _, _ = predict(finished, tmp_path, images=2, questions=3)
+    assert (ended.code, ended.out) == (2, "")
+    assert "ValueError: 2 images and 3 questions do not pair up: give as many --image as" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_predict_refuses_what_is_no_workdir(tmp_path):

@@ -45,7 +45,7 @@ def test_killed_then_preempted_run_ends_bit_for_bit_as_the_uninterrupted_one(fin
 
     stopped = pretrain(root, "SIGTERM@7", "loader.workers=2")
     assert stopped.code == 42, stopped.err
-    assert 8 <= checkpoints.latest() <= 10  # a signal is agreed on and read a few steps later
+    assert checkpoints.latest() == 7  # the step that was under way
     assert f"checkpoint at step {checkpoints.latest()}" in stopped.err
     assert not (root / "run/pretrain/result.json").exists()
 

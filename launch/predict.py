@@ -8,6 +8,7 @@ is asked of any number of images.
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from absl import app, flags
@@ -24,6 +25,7 @@ STAGE = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # a machine without TPU need not be told so
     import jaxvl
 
     try:

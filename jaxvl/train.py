@@ -353,10 +353,8 @@ class Trainer:
                     log.write_scalars(done, dict(evaluation.run(state)))
                 if meter.save or (save_every_steps and done % save_every_steps == 0 and done < steps):
                     save(done)
-                    clock, meter.save = (
-                        time.monotonic(),
-                        False,
-                    )  # wishes of the steps in flight are met as well
+                    clock = time.monotonic()
+                    meter.save = False  # the wishes of the steps in flight are met as well
             if done > first or checkpoints.latest() != done:
                 save(done, wait=True)
             if meter.stop:  # agreed on in the last steps

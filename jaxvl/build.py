@@ -6,6 +6,7 @@ A stage's section is read once into a `Stage`; nothing below this file sees a co
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -63,9 +64,14 @@ def tokens(tok: Tokenizer) -> dict[str, int]:
     return dict(pad=tok.pad_id, cls=tok.cls_id, sep=tok.sep_id, mask=tok.mask_id, size=tok.size)
 
 
-def model(config: ConfigDict, stage: str, vocab_size: int) -> Any:
-    """The stage's model: `config.model` under the stage's own `model` section, in the run's precision."""
-    section = {**config.model, **config.stages[stage].model}
+def model(config: ConfigDict, stage: str, vocab_size: int, answers: list[str] | None = None) -> Any:
+    """The stage's model: `config.model` under the stage's own `model` section, in the run's precision.
+
+    A model with a classification head gets as many classes as there are `answers`.
+    """
+    section = merged(config, stage)
+    if answers is not None and "classes" in section:
+        section["classes"] = len(answers)
     precision = config.precision
     if precision.compute not in ("float32", "bfloat16"):
         raise unknown("precision.compute", precision.compute, ("float32", "bfloat16"))
@@ -84,6 +90,15 @@ def model(config: ConfigDict, stage: str, vocab_size: int) -> Any:
     )
 
 
+def merged(config: ConfigDict, stage: str) -> dict[str, Any]:
+    """The model section of a stage. What the stage gives replaces the key; in a section of the same name, its keys."""
+    common, own = plain(config.model), plain(config.stages[stage].model)
+    if own.get("name", common["name"]) != common["name"]:
+        return dict(own)
+    both = {k for k in own if isinstance(own[k], dict) and isinstance(common.get(k), dict)}
+    return {**common, **own, **{k: {**common[k], **own[k]} for k in both}}
+
+
 def reader(section: Mapping[str, Any], where: str) -> Any:
     """A reader of `SOURCES`; a missing file is reported with the config key that names it."""
     try:
@@ -94,20 +109,27 @@ def reader(section: Mapping[str, Any], where: str) -> Any:
         raise next(kind for kind in known if isinstance(e, kind))(f"{where}: {e}") from e
 
 
-def examples(config: ConfigDict, stage: str, part: str, tok: Tokenizer) -> Examples | None:
-    """The stage's `train` or `val` source in model-ready form; None where the config has none."""
-    section = config.stages[stage]
-    if section[part] is None:
-        return None
-    records = reader(section[part], f"config.stages.{stage}.{part}")
-    text_format = make(FORMATS, "format", section.format, tokenizer=tok)
-    return Examples(records, text_format, images=images(config, stage))
+def annotated(config: ConfigDict, stage: str, part: str) -> Any:
+    """The reader of the stage's `train` or `val` part; None where the config has none."""
+    section = config.stages[stage][part]
+    return None if section is None else reader(section, f"config.stages.{stage}.{part}")
+
+
+def examples(
+    config: ConfigDict, stage: str, records: Any, tok: Tokenizer, answers: list[str] | None = None
+) -> Examples:
+    """What a reader gives in the stage's model-ready form; formats of classes map answers to their positions."""
+    section = config.stages[stage].format
+    extra: dict[str, Any] = dict(tokenizer=tok)
+    if answers is not None and "answers" not in section:
+        extra["answers"] = tuple(answers)
+    return Examples(records, make(FORMATS, "format", section, **extra), images=images(config, stage))
 
 
 def images(config: ConfigDict, stage: str) -> ImageTransform | int:
     """The stage's image transform; where `images` is None, the model sees a constant image of that size."""
     section = config.stages[stage]
-    size = {**config.model, **section.model}["image_size"]
+    size = merged(config, stage)["image_size"]
     blind = section.images is None
     return size if blind else ImageTransform(size=size, **plain(section.images))
 
@@ -122,8 +144,11 @@ def weights_file(key: str, path: str | None) -> None:
         raise FileNotFoundError(f"{key}: no file or folder {path}")
 
 
-def answer_list(config: ConfigDict, stage: str, train: Examples | None) -> list[str] | None:
-    """Candidate answers of a generative stage: the embedded world's, a file's, or the training set's most frequent."""
+def answer_list(config: ConfigDict, stage: str, train: Any) -> list[str] | None:
+    """Candidate answers of an answering stage: the embedded world's, a file's, or built from its training reader.
+
+    Returns None for other stages.
+    """
     section = config.stages[stage].answers
     if section is None:
         return None
@@ -133,25 +158,37 @@ def answer_list(config: ConfigDict, stage: str, train: Examples | None) -> list[
         return read_answers(Path(section.file))
     if train is None:
         raise ConfigError(f"config.stages.{stage}.answers: give a file, there are no training annotations")
-    return build_answers(train.reader, top=section.top)
+    return build_answers(train, **{k: v for k, v in plain(section).items() if k != "file"})
 
 
 def task(
     config: ConfigDict, stage: str, tok: Tokenizer, answers: list[str] | None, steps_per_epoch: int
 ) -> Any:
-    """The stage's task with its model; warm-ups given in epochs become optimiser updates."""
-    section = plain(config.stages[stage].task)
-    if section.get("distill") is not None:
+    """The stage's task with its model, and its teacher's; warm-ups given in epochs become optimiser updates."""
+    chosen = config.stages[stage]
+    section = plain(chosen.task)
+    if (section.get("distill") or {}).get("warmup_epochs") is not None:
         section["distill"] = dict(section["distill"])
         epochs = section["distill"].pop("warmup_epochs")
         section["distill"]["warmup_updates"] = int(epochs * steps_per_epoch)
-    extra: dict[str, Any] = dict(model=model(config, stage, tok.size), tokens=tokens(tok))
+    given: dict[str, Any] = dict(
+        model=model(config, stage, tok.size, answers), tokens=tokens(tok), blind=chosen.images is None
+    )
     if answers is not None:
-        extra["answers"] = answer_array(tok, answers, length=config.stages[stage].format.answer_length)
-        extra["blind"] = config.stages[stage].images is None
-        section["k_test"] = min(section["k_test"], len(answers))
-        section["top_n"] = min(section["top_n"], section["k_test"])
-    return make(TASKS, "task", section, **extra)
+        given["answers"] = answer_array(tok, answers, length=chosen.format.get("answer_length", 8))
+        for key, most in (("k_test", len(answers)), ("top_n", section.get("k_test", len(answers)))):
+            if key in section:
+                section[key] = min(section[key], most)
+    taught_by = chosen.get("teacher")
+    if taught_by is not None:
+        if taught_by.stage not in config.stages:
+            raise unknown(f"config.stages.{stage}.teacher.stage", str(taught_by.stage), config.stages)
+        given["teacher"] = model(config, taught_by.stage, tok.size, answers)
+    kind = TASKS.get(section.get("name"))
+    takes = inspect.signature(kind).parameters if kind is not None else {}
+    if "teacher" in given and "teacher" not in takes:
+        raise ConfigError(f"config.stages.{stage}.teacher: the task {section.get('name')!r} has no teacher")
+    return make(TASKS, "task", section, **{k: v for k, v in given.items() if k in takes})
 
 
 def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
@@ -159,12 +196,14 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
     section = config.stages[name]
     for kind, path in section.weights.items():
         weights_file(f"config.stages.{name}.weights.{kind}", path)
-    train = examples(config, name, "train", tok)
-    val: Examples | Subset | None = examples(config, name, "val", tok)
+    seen, held = (annotated(config, name, part) for part in ("train", "val"))
+    if seen is None:
+        raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")
+    answers = answer_list(config, name, seen)
+    train = examples(config, name, seen, tok, answers)
+    val: Examples | Subset | None = None if held is None else examples(config, name, held, tok, answers)
     if val is not None and section.eval.examples is not None:
         val = Subset(val, range(min(section.eval.examples, len(val))))
-    if train is None:
-        raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")
     updates = len(train) // section.batch_size
     if updates < 1:
         raise ConfigError(
@@ -175,7 +214,6 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         raise ConfigError(
             f"stage {name}: accumulate={section.accumulate} must divide batch_size={section.batch_size}"
         )
-    answers = answer_list(config, name, train)
     steps = section.steps or math.ceil(section.epochs * updates)
     built = Stage(
         name=name,
@@ -188,29 +226,41 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         steps=steps,
         steps_per_epoch=updates,
     )
+    check_pixels(built)
     jax.eval_shape(built.task.init, jax.random.key(0), first_batch(built))  # what only the model can refuse
     return built
+
+
+def check_pixels(stage: Stage) -> None:
+    """Raise ConfigError if images are normalised otherwise than the stage's model expects, where it says what it does."""
+    model, images = stage.task.model, stage.train.images
+    for name in ("mean", "std"):
+        wanted = getattr(model, f"pixel_{name}", None)
+        given = getattr(images, name, wanted)
+        if wanted is not None and tuple(given) != tuple(wanted):
+            raise ConfigError(
+                f"config.stages.{stage.name}.images.{name} is {tuple(given)}, but the image encoder was made for "
+                f"{tuple(wanted)}: set it to that"
+            )
 
 
 def evaluators(
     config: ConfigDict, name: str, train: Examples, answers: list[str] | None, workdir: Path
 ) -> dict[str, Any]:
-    """The stage's evaluators; those of answers get the candidates, the training answers and a results file.
+    """The stage's evaluators; each gets what it asks for of the candidates, the training source and a results file.
 
     Diagnostics of the hypergraph are left out where the model has none.
     """
     out = {}
     section = config.stages[name]
-    graph = {**config.model, **section.model}.get("hypergraph")
+    graph = merged(config, name).get("hypergraph")
+    given = dict(answers=answers, results=workdir / name / "vqa_results.json", train=train)
     for key, kwargs in section.evals.items():
-        if kwargs["name"] == "hypergraph" and not (graph is not None and graph.layers):
+        if kwargs["name"] == "hypergraph" and not (graph is not None and graph["layers"]):
             continue
-        extra: dict[str, Any] = {}
-        if kwargs["name"] == "vqa":
-            extra = dict(answers=answers, results=workdir / name / "vqa_results.json")
-        if kwargs["name"] == "majority":
-            extra = dict(train=train)
-        out[key] = make(EVALS, "evaluator", kwargs, **extra)
+        kind = EVALS.get(kwargs["name"])
+        takes = inspect.signature(kind).parameters if kind is not None else {}
+        out[key] = make(EVALS, "evaluator", kwargs, **{k: v for k, v in given.items() if k in takes})
     return out
 
 

@@ -114,6 +114,13 @@ def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
             functools.partial(build.weights_file, f"config.stages.{name}.weights.{kind}", path)
             for kind, path in section.weights.items()
         ]
+        taught_by = section.get("teacher")
+        if taught_by is not None and taught_by.params is not None:
+            wanted.append(
+                functools.partial(
+                    build.weights_file, f"config.stages.{name}.teacher.params", taught_by.params
+                )
+            )
         for part in ("train", "val"):
             if section[part] is not None:
                 wanted.append(functools.partial(build.reader, section[part], f"config.stages.{name}.{part}"))
@@ -147,22 +154,31 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_order(config: ConfigDict, waiting: list[str], root: Path) -> None:
-    """Every stage to run must start from a stage that is finished, or runs before it, or from an existing path."""
+    """What a stage starts from, and its teacher, must be finished, run before it, or be an existing file."""
     for i, name in enumerate(waiting):
-        source = config.stages[name].init_from
-        if source is None or source in waiting[:i]:
-            continue
-        if source in config.stages:
-            if not (root / source / RESULT).exists():
-                raise cfg.ConfigError(
-                    f"stage {name!r} starts from stage {source!r}, which is not finished in {root}. Run that first "
-                    f"(--config=...:{source}), or set --config.stages.{name}.init_from to a params file, or to None."
+        for key, source in (("init_from", config.stages[name].init_from), teacher_of(config, name)):
+            if source is None or source in waiting[:i]:
+                continue
+            if source in config.stages:
+                if not (root / source / RESULT).exists():
+                    verb = "starts" if key == "init_from" else "learns"
+                    raise cfg.ConfigError(
+                        f"stage {name!r} {verb} from stage {source!r}, which is not finished in {root}. Run that first "
+                        f"(--config=...:{source}), or set --config.stages.{name}.{key} to a params file, or to None."
+                    )
+            elif not (Path(source).suffix == ".safetensors" and Path(source).exists()):
+                raise FileNotFoundError(
+                    f"config.stages.{name}.{key}={source!r} is neither a stage ({', '.join(config.stages)}) nor a "
+                    ".safetensors file, e.g. runs/a/pretrain/checkpoints/1000/params.safetensors"
                 )
-        elif not (Path(source).suffix == ".safetensors" and Path(source).exists()):
-            raise FileNotFoundError(
-                f"config.stages.{name}.init_from={source!r} is neither a stage ({', '.join(config.stages)}) nor a "
-                ".safetensors file, e.g. runs/a/pretrain/checkpoints/1000/params.safetensors"
-            )
+
+
+def teacher_of(config: ConfigDict, stage: str) -> tuple[str, str | None]:
+    """The config key that names the parameters of a stage's teacher, and where they are; None without a teacher."""
+    teacher = config.stages[stage].get("teacher")
+    if teacher is None:
+        return "teacher", None
+    return ("teacher.params", teacher.params) if teacher.params is not None else ("teacher", teacher.stage)
 
 
 def run_stage(
@@ -185,7 +201,7 @@ def run_stage(
     )
     step = checkpoints.latest()
     load = initial_params(stage, root) if step is None else None
-    state = trainer.init(build.first_batch(stage), load=load)
+    state = trainer.init(build.first_batch(stage), load=load, frozen=teacher_params(config, stage, root))
     if step is not None:
         state = checkpoints.restore(step, trainer.abstract)
     log = Log(folder, append_from_step=step)
@@ -268,12 +284,16 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
         filled: set[str] = set()
         if weights:
             params, note = adapt(foreign_params(weights, params), params)
-            check_whole(note, f"{where}.weights={weights}", lacking(note, set(weights) - {"albef"}))
+            towers = set(weights) & {"vision", "text"}  # any other kind holds the whole model
+            check_whole(note, f"{where}.weights={weights}", lacking(note, towers))
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")
             filled.update(note.taken, note.resized)
         if source is not None:
-            params, note = adapt(stage_params(source, stage, root), params, renames=stage.task.renames)
-            lost = [path for path in lacking(note) if path not in filled]
+            found = stage_params(source, root)
+            params, note = adapt(found, params, renames=stage.task.renames)
+            # A teacher has no towers, but what one can be started from.
+            towers = () if "text_encoder" in found else ("vision", "text")
+            lost = [path for path in lacking(note, towers) if path not in filled]
             check_whole(note, f"{where}.init_from={source!r}", lost)
             print(f"{stage.name}: parameters from {source}\n{note}")
         return stack_layers(params, fresh)
@@ -296,7 +316,49 @@ def check_whole(note: Report, source: str, lost: Sequence[str]) -> None:
     )
 
 
-def stage_params(source: str, stage: build.Stage, root: Path) -> PyTree:
+def teacher_params(config: ConfigDict, stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree] | None:
+    """How the parameters of the stage's teacher are read; None without a teacher.
+
+    What is returned raises ValueError if the teacher lacks a tensor, or was trained on another list of answers.
+    """
+    key, source = teacher_of(config, stage.name)
+    if source is None:
+        return None
+    where = f"config.stages.{stage.name}.{key}={source!r}"
+
+    def load(abstract: PyTree) -> PyTree:
+        check_answers(where, teacher_answers(source, root), stage.answers)
+        found, note = adapt(stage_params(source, root), unstack_layers(abstract))
+        if note.fresh:
+            shown = ", ".join(note.fresh[:4]) + (", ..." if len(note.fresh) > 4 else "")
+            raise ValueError(
+                f"{where}: the teacher lacks {len(note.fresh)} tensors ({shown}). Give the stage, or a file of one, "
+                f"that was trained for the same task as {stage.name!r}."
+            )
+        return stack_layers(found, abstract)
+
+    return load
+
+
+def teacher_answers(source: str, root: Path) -> list[str] | None:
+    """The answers that a teacher was trained on; None if it has none, or if its file does not lie in a workdir."""
+    path = Path(source)
+    folder = path.parents[2] if path.suffix == ".safetensors" and len(path.parents) > 2 else root / source
+    return cfg.load_list(folder / "answers.json") if (folder / "answers.json").exists() else None
+
+
+def check_answers(where: str, theirs: list[str] | None, ours: list[str] | None) -> None:
+    """Raise ValueError unless teacher and student have one list of answers, in one order, as far as known."""
+    if theirs is None or ours is None or theirs == ours:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    raise ValueError(
+        f"{where}: the teacher's list of answers differs from this stage's, first at position {at} "
+        f"({len(theirs)} and {len(ours)} answers): soft labels would teach the wrong answers. Use the same answers.file."
+    )
+
+
+def stage_params(source: str, root: Path) -> PyTree:
     """Parameters of a finished stage of this workdir, or of a `.safetensors` file in jaxvl's names."""
     if Path(source).suffix == ".safetensors":
         return load_params(source)

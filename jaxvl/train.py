@@ -173,14 +173,15 @@ class Trainer:
         example: Mapping[str, np.ndarray],
         *,
         load: Callable[[PyTree], PyTree] | None = None,
-        frozen: PyTree = None,
+        frozen: Callable[[PyTree], PyTree] | None = None,
     ) -> TrainState:
         """A state born sharded.
 
         Args:
           example: one batch of numpy rows, for shapes only.
           load: maps fresh params (host arrays, nested dict) to the params to start from.
-          frozen: a tree of arrays that the loss reads as `extra["frozen"]`.
+          frozen: maps the abstract tree of `task.init_frozen`, unboxed, to the arrays that the loss reads as
+            `extra["frozen"]` (a teacher); they are sharded like parameters and never saved.
 
         Returns:
           The state at step 0; `self.abstract` then describes it for restoring.
@@ -197,12 +198,16 @@ class Trainer:
             if load is not None:
                 params = jax.device_put(load(self.partition.fetch(params)), shard(boxed))
             start = jax.jit(lambda p, k: nn.unbox(self.task.start(p, k)), out_shardings=shard(extra))
+            taught: PyTree = None
+            if frozen is not None:
+                teacher = jax.eval_shape(self.task.init_frozen, keys[0], batch)
+                taught = jax.device_put(frozen(nn.unbox(teacher)), shard(teacher))
             state = TrainState(
                 step=jax.device_put(jnp.zeros((), jnp.int32), self.partition.replicated()),
                 params=params,
                 opt_state=jax.jit(self.tx.init, out_shardings=shard(opt))(params),
                 extra=start(params, keys[1]),
-                frozen=frozen,
+                frozen=taught,
             )
         self.abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.replace(frozen=None)

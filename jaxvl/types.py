@@ -5,9 +5,11 @@ Batch keys (leading axis = example; `B` batch, `L` text, `N` answers, `R` region
 | key                        | shape and type                  | meaning                                              |
 |----------------------------|---------------------------------|------------------------------------------------------|
 | `image`, `image2`          | `[B,H,W,3]` f32                 | normalised pixels                                    |
-| `image_states`             | `[B,P,D]` f32                   | encoded image, given instead of `image` when cached  |
+| `image_states`             | `[B,(Z,)P,D]` f32               | encoded image, given instead of `image` when cached  |
 | `text`, `text_mask`        | `[B,L]` i32, `[B,L]` bool       | token ids; True = token                              |
-| `label`                    | `[B]` i32 or `[B,A]` f32        | class, or soft targets                               |
+| `text_states`              | `[B,Z,L,D]` f32                 | encoded text, given instead of `text` when cached    |
+| `label`                    | `[B]` i32                       | class                                                |
+| `label`, `label_score`     | `[B,K]` i32, `[B,K]` f32        | classes with soft scores; unused = class A, score 0  |
 | `answer`, `answer_weight`  | `[B,N,L]` i32, `[B,N]` f32      | answers to generate; weight 0 = no answer            |
 | `regions`, `boxes`         | `[B,R,F]` f32, `[B,R,4]` f32    | region features; xyxy pixels of the resized image    |
 | `image_id`                 | `[B]` i32                       | equal for captions of one image                      |
@@ -20,7 +22,7 @@ Strings and ragged data (ten human answers) never enter a batch: evaluators read
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,6 +37,48 @@ Batch = Mapping[str, Array]
 Rows = np.ndarray | dict[str, np.ndarray]  # [N, ...], row i <-> source[i]; padding already dropped
 Metrics = dict[str, tuple[Array, Array]]  # name -> (sum, weight); merged by adding
 Predictor = Callable[[PyTree, Batch, Key], Any]
+
+
+class CrossQK(NamedTuple):
+    """Queries and keys of attention across two modalities, after the bias and before scaling.
+
+    Text looks at image with `text_q [B,M,H,K]` and `image_k [B,P,H,K]`, image at text with `image_q [B,P,H,K]` and
+    `text_k [B,M,H,K]` (`M` text tokens, `P` image tokens, `H` heads, `K` head dim).
+    """
+
+    text_q: Array
+    image_k: Array
+    image_q: Array
+    text_k: Array
+
+
+class Encoded(NamedTuple):
+    """One modality before fusion, `S` tokens.
+
+    Attributes:
+      record: `[B,Z,S,D]`, all that fusion reads and a store keeps.
+      last: `[B,S,D]`, last state of a tower; None if made from a stored record.
+      qkv: queries, keys and values `[B,S,H,K]` of a tower's last layer; None where there is no tower.
+    """
+
+    record: Array
+    last: Array | None = None
+    qkv: tuple[Array, Array, Array] | None = None
+
+
+class Fused(NamedTuple):
+    """Two modalities after fusion.
+
+    Attributes:
+      text, image: `[B,M,D]`, `[B,P,D]`; None if only the class tokens were computed.
+      pooled: `[B,W]`, what heads read.
+      qk: of the last cross-modal layer; None where there is none.
+    """
+
+    text: Array | None
+    image: Array | None
+    pooled: Array
+    qk: CrossQK | None
 
 
 class Source(Protocol):
@@ -59,7 +103,10 @@ Predict = Callable[[str, Source], Rows]
 
 
 class Task(Protocol):
-    """A loss and named predictors over one batch format; holds a model, keeps no state."""
+    """A loss and named predictors over one batch format; holds a model, keeps no state.
+
+    One that learns from a fixed teacher also has `init_frozen(rng, batch)`, fresh boxed parameters of the teacher.
+    """
 
     predictors: Mapping[str, Predictor]
 

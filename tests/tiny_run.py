@@ -115,7 +115,8 @@ def rows(stage_folder: Path) -> list[dict[str, float]]:
 def expected_ids(workdir: Path) -> dict[int, list[int]]:
     """Example ids of each step of "pretrain", from its config alone."""
     config = cfg.load(workdir / "config.json")
-    source = build.examples(config, "pretrain", "train", build.tokenizer(config, workdir))
+    records = build.annotated(config, "pretrain", "train")
+    source = build.examples(config, "pretrain", records, build.tokenizer(config, workdir))
     batch = config.stages.pretrain.batch_size
     with Loader(source, batch_size=batch, seed=config.seed).batches(0, STEPS) as batches:
         return {step: b["id"].tolist() for step, b in enumerate(batches, start=1)}

@@ -94,19 +94,20 @@ def adapt(
 def lacking(report: Report, weights: Collection[str] = ()) -> tuple[str, ...]:
     """The fresh paths of `report` that a source of weights must not lack (specification, section 9).
 
-    Heads, the decoder, and the parts that ALBEF does not have may be missing. A file for one tower may lack the other
-    one, and a BERT cross attention.
+    Heads, the decoder, and the parts that ALBEF does not have may be missing. A file for one tower may lack all but that
+    tower, and a BERT cross attention.
 
     Args:
       report: of `adapt`.
       weights: "vision" and/or "text" if the source is such files; empty = it must hold the whole model.
     """
-    optional = {*HEADS, *OWN}
-    if weights:
-        optional.update(name for kind in TOWERS if kind not in weights for name in TOWERS[kind])
-    if "text" in weights:
-        optional.add("cross_attention")
-    return tuple(path for path in report.fresh if optional.isdisjoint(path.split("/")))
+    optional = {*HEADS, *OWN} | ({"cross_attention"} if "text" in weights else set())
+    towers = {name for kind in weights for name in TOWERS[kind]}
+    return tuple(
+        path
+        for path in report.fresh
+        if optional.isdisjoint(path.split("/")) and (not towers or path.split("/")[0] in towers)
+    )
 
 
 def _origin(path: str, source: Mapping[str, Array], renames: Sequence[tuple[str, str]]) -> str | None:

@@ -214,7 +214,8 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         raise ConfigError(
             f"stage {name}: accumulate={section.accumulate} must divide batch_size={section.batch_size}"
         )
-    steps = section.steps or math.ceil(section.epochs * updates)
+    # No steps at all: the stage only loads weights and evaluates them.
+    steps = section.steps if section.steps is not None else math.ceil(section.epochs * updates)
     built = Stage(
         name=name,
         config=section,
@@ -267,7 +268,7 @@ def evaluators(
 def schedule(stage: Stage) -> Any:
     """Learning rate of update `n`; schedules count optimiser updates."""
     section = plain(stage.config.optim.schedule)
-    return optim.make_schedule(steps=stage.steps, steps_per_epoch=stage.steps_per_epoch, **section)
+    return optim.make_schedule(steps=max(stage.steps, 1), steps_per_epoch=stage.steps_per_epoch, **section)
 
 
 def optimizer(stage: Stage, rate: Any) -> Any:

@@ -49,6 +49,22 @@ def base(**sections: Any) -> ConfigDict:
     return ConfigDict({**shared, **sections}, type_safe=False)
 
 
+def stage(**values: Any) -> dict[str, Any]:
+    """A stage with the keys that every stage has; `values` give what has no default, and replace what has."""
+    shared: dict[str, Any] = dict(
+        init_from=None,
+        model={},
+        teacher=None,
+        val=None,
+        answers=None,
+        accumulate=1,
+        epochs=1,
+        steps=None,
+        eval=dict(every_epochs=None, batch_size=64, examples=None),
+    )
+    return {**shared, **values}
+
+
 class OrNone(flags.ArgumentParser):
     """The parser of a type, except that `None` is always a value: it removes a part."""
 
@@ -161,6 +177,7 @@ def build(
     variants: Mapping[str, Values],
     ablations: Mapping[str, Values],
     scales: Mapping[str, Values],
+    chains: Mapping[str, Sequence[str]] | None = None,
 ) -> ConfigDict:
     """Apply the argument of a config file: the shared tail of every `get_config`.
 
@@ -171,6 +188,7 @@ def build(
       variants: `variant=` choices as dotted overrides.
       ablations: `ablation=` choices, each a row of a table of the paper.
       scales: `scale=` choices; `small` is the default.
+      chains: names that stand for several stages; "" is what runs if none is named (default: all stages).
 
     Returns:
       The config with `run` set to the stages asked for (all of them if none is named). A choice that changes
@@ -179,9 +197,10 @@ def build(
     Raises:
       ConfigError: an unknown choice.
     """
+    chains = {"": order, **{name: (name,) for name in order}, **(chains or {})}
     parsed = parse_arg(
         arg,
-        stages=order,
+        stages=filter(None, chains),
         keys={"variant": variants, "ablation": ablations, "scale": scales},
     )
     scale = parsed.get("scale", "small")
@@ -193,7 +212,8 @@ def build(
             if override(config, table[name]).to_json(sort_keys=True) == before:
                 print(f"note: {key}={name} changes nothing, scale={scale} is like that", file=sys.stderr)
     config.scale = scale
-    config.run = tuple(name for name in order if name in (parsed["stages"] or order))
+    asked = {stage for name in parsed["stages"] or [""] for stage in chains[name]}
+    config.run = tuple(name for name in order if name in asked)
     return config
 
 

@@ -241,11 +241,7 @@ def cosine(
     `warmup` is a number of updates if it is an int, and a share of `steps` in [0,1) if it is a float.
     """
     _check_steps(steps, steps_per_epoch)
-    if warmup < 0 or (isinstance(warmup, float) and warmup >= 1):
-        raise ValueError(
-            f"schedule.warmup={warmup}: expected a number of updates (int) or a share in [0,1) (float)"
-        )
-    rise = round(warmup * steps) if isinstance(warmup, float) else warmup
+    rise = _updates(warmup, steps)
 
     def rate(count: Any) -> Array:
         count = jnp.asarray(count)
@@ -257,13 +253,36 @@ def cosine(
     return rate
 
 
+def linear(
+    *, steps: int, steps_per_epoch: int, lr: float, min_lr: float = 0.0, warmup: int | float = 0.1
+) -> Schedule:
+    """Linear from 0 to `lr` over the warm-up, then linear to `min_lr` after the last update (BERT, ViLT, BridgeTower).
+
+    `warmup` is as in `cosine`.
+    """
+    _check_steps(steps, steps_per_epoch)
+    rise = _updates(warmup, steps)
+
+    def rate(count: Any) -> Array:
+        count = jnp.asarray(count)
+        left = jnp.clip((steps - count) / max(steps - rise, 1), 0, 1)
+        return jnp.where(count < rise, lr * count / max(rise, 1), min_lr + (lr - min_lr) * left)
+
+    return rate
+
+
 def constant(*, steps: int, steps_per_epoch: int, lr: float) -> Schedule:
     """The same rate at every update."""
     _check_steps(steps, steps_per_epoch)
     return lambda count: jnp.full(jnp.shape(count), lr, jnp.float32)
 
 
-SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"albef": albef, "cosine": cosine, "constant": constant}
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    "albef": albef,
+    "cosine": cosine,
+    "linear": linear,
+    "constant": constant,
+}
 
 
 def make_schedule(*, name: str, **kwargs: Any) -> Schedule:
@@ -284,6 +303,15 @@ def _unknown(what: str, name: Any, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), list(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"unknown {what} {name!r}; expected one of {', '.join(known)}{hint}"
+
+
+def _updates(warmup: int | float, steps: int) -> int:
+    """Length of a warm-up in updates."""
+    if warmup < 0 or (isinstance(warmup, float) and warmup >= 1):
+        raise ValueError(
+            f"schedule.warmup={warmup}: expected a number of updates (int) or a share in [0,1) (float)"
+        )
+    return round(warmup * steps) if isinstance(warmup, float) else warmup
 
 
 def _check_steps(steps: int, steps_per_epoch: int) -> None:

@@ -228,6 +228,13 @@ def test_a_warm_up_longer_than_the_first_epoch_is_cut_short():
     np.testing.assert_allclose([rate(299), rate(300)], [1e-5 + 2 * 4.5e-6, 9.975349e-5], rtol=1e-6)
 
 
+def test_linear_rises_over_a_tenth_and_falls_to_nothing():
+    """0 at the start, the peak after the warm-up, 5/9 of it at half, 0 after the last update (specification, L4)."""
+    rate = make_schedule(name="linear", lr=0.9, steps=100, steps_per_epoch=7)
+    assert [float(rate(n)) for n in (0, 5, 10, 50, 100)] == pytest.approx([0.0, 0.45, 0.9, 0.5, 0.0])
+    assert float(make_schedule(name="linear", lr=0.9, min_lr=0.1, steps=9, steps_per_epoch=3)(9)) == pytest.approx(0.1)
+
+
 def test_cosine_and_constant():
     rate = make_schedule(name="cosine", lr=1.0, min_lr=0.1, warmup=0.1, steps=100, steps_per_epoch=7)
     np.testing.assert_allclose(

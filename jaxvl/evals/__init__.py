@@ -3,6 +3,7 @@
 from jaxvl.evals.hypergraph import HypergraphEval
 from jaxvl.evals.match import MatchEval
 from jaxvl.evals.retrieval import RetrievalEval
+from jaxvl.evals.speed import SpeedEval
 from jaxvl.evals.vqa import MajorityBaseline, VQAEval
 
 EVALS = {
@@ -11,4 +12,5 @@ EVALS = {
     "retrieval": RetrievalEval,
     "match": MatchEval,
     "hypergraph": HypergraphEval,
+    "speed": SpeedEval,
 }

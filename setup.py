@@ -32,6 +32,7 @@ setup(
         "matplotlib>=3.9",
         "rich>=13",
         "pyyaml>=6",
+        "scipy>=1.13",
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6.100", "pyarrow>=16"],

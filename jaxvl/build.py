@@ -233,12 +233,12 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
 
 
 def check_pixels(stage: Stage) -> None:
-    """Raise ConfigError if images are normalised otherwise than the stage's model expects, where it says what it does."""
+    """Raise ConfigError if images are normalised otherwise than the stage's model, if it says so, expects."""
     model, images = stage.task.model, stage.train.images
     for name in ("mean", "std"):
         wanted = getattr(model, f"pixel_{name}", None)
-        given = getattr(images, name, wanted)
-        if wanted is not None and tuple(given) != tuple(wanted):
+        given = getattr(images, name, None)
+        if wanted is not None and given is not None and tuple(given) != tuple(wanted):
             raise ConfigError(
                 f"config.stages.{stage.name}.images.{name} is {tuple(given)}, but the image encoder was made for "
                 f"{tuple(wanted)}: set it to that"

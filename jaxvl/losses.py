@@ -60,6 +60,27 @@ def cross_entropy(logits: Array, *, labels: Array, teacher: Array | None = None,
     return (1.0 - alpha) * hard - alpha * (taught * log_p).sum(-1)
 
 
+def binary_cross_entropy(logits: Array, *, targets: Array) -> Array:
+    """Cross entropy of independent yes/no decisions, summed over the last axis: `[..., A]` twice -> `[...]` f32.
+
+    Args:
+      logits: of `sigmoid`.
+      targets: in [0, 1]; soft scores are allowed.
+    """
+    logits = logits.astype(jnp.float32)
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -(targets * yes + (1.0 - targets) * no).sum(-1)
+
+
+def dense_targets(label: Array, *, score: Array, classes: int) -> Array:
+    """Soft scores `[B,A]` f32 from lists of classes `[B,K]` i32 and their scores `[B,K]`.
+
+    Class `A` pads and is dropped; a class listed twice has its larger score.
+    """
+    rows = jnp.arange(len(label))[:, None]
+    return jnp.zeros((len(label), classes), jnp.float32).at[rows, label].max(score, mode="drop")
+
+
 def token_log_likelihood(logits: Array, *, labels: Array, valid: Array) -> Array:
     """Log-probability of whole sequences: `logits [..., L, V]`, `labels`, `valid [..., L]` -> `[...]` f32."""
     return -(cross_entropy(logits, labels=labels) * valid).sum(-1)
@@ -119,6 +140,43 @@ def sample_negatives(key: Array, *, logits: Array, allowed: Array) -> Negatives:
     scores = jnp.where(allowed, jax.lax.stop_gradient(logits).astype(jnp.float32), -jnp.inf)
     column = jax.random.categorical(key, scores, axis=-1).astype(jnp.int32)
     return Negatives(column, allowed.any(-1).astype(jnp.float32))
+
+
+class Mismatch(NamedTuple):
+    """A batch of pairs, half of them broken up.
+
+    Attributes:
+      column: `[B]` i32, the row whose image each text is paired with.
+      broken: bool `[B]`, True for `floor(n/2)` of the `n` valid rows, False for the others.
+      some: `[floor(B/2)]` i32, distinct rows that hold all broken ones.
+    """
+
+    column: Array
+    broken: Array
+    some: Array
+
+
+def mismatch_half(key: Array, *, valid: Array) -> Mismatch:
+    """Break up half of the valid pairs: a random subset passes its images on in a random circle.
+
+    The circle is turned by a random number of places, never by none, so no text keeps its own image unless it is
+    the only one that is broken (two or three valid rows). Rows that are not valid keep their images and give none
+    away; where they are and how many there are does not change what becomes of the others.
+
+    Args:
+      key: random key.
+      valid: bool `[B]`.
+    """
+    k_order, k_turn = jax.random.split(key)
+    size = len(valid)
+    order = jnp.argsort(jnp.where(valid, jax.random.uniform(k_order, (size,)), 2.0)).astype(jnp.int32)
+    count = valid.sum() // 2
+    turn = 1 + jnp.floor(jax.random.uniform(k_turn) * jnp.maximum(count - 1, 1)).astype(jnp.int32)
+    place = jnp.arange(size)
+    source = jnp.where(place < count, (place + turn) % jnp.maximum(count, 1), place)
+    column = jnp.zeros(size, jnp.int32).at[order].set(order[source])
+    broken = jnp.zeros(size, bool).at[order].set(place < count)
+    return Mismatch(column, broken, order[: size // 2])
 
 
 # Masked language modelling --------------------------------------------------------------------------------

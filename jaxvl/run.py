@@ -203,7 +203,7 @@ def run_stage(
     load = initial_params(stage, root) if step is None else None
     state = trainer.init(build.first_batch(stage), load=load, frozen=teacher_params(config, stage, root))
     if step is not None:
-        state = checkpoints.restore(step, trainer.abstract)
+        state = checkpoints.restore(step, trainer.abstract).replace(frozen=state.frozen)
     log = Log(folder, append_from_step=step)
     try:
         state = fit(config, stage, trainer, state, checkpoints, log, schedule, sigterm)
@@ -292,8 +292,8 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
             found = stage_params(source, root)
             params, note = adapt(found, params, renames=stage.task.renames)
             # A teacher has no towers, but what one can be started from.
-            towers = () if "text_encoder" in found else ("vision", "text")
-            lost = [path for path in lacking(note, towers) if path not in filled]
+            needed = () if "text_encoder" in found else ("vision", "text")
+            lost = [path for path in lacking(note, needed) if path not in filled]
             check_whole(note, f"{where}.init_from={source!r}", lost)
             print(f"{stage.name}: parameters from {source}\n{note}")
         return stack_layers(params, fresh)
@@ -351,10 +351,12 @@ def check_answers(where: str, theirs: list[str] | None, ours: list[str] | None) 
     """Raise ValueError unless teacher and student have one list of answers, in one order, as far as known."""
     if theirs is None or ours is None or theirs == ours:
         return
-    at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
+    )
     raise ValueError(
         f"{where}: the teacher's list of answers differs from this stage's, first at position {at} "
-        f"({len(theirs)} and {len(ours)} answers): soft labels would teach the wrong answers. Use the same answers.file."
+        f"({len(theirs)} and {len(ours)} answers): soft labels would teach wrong answers. Use the same answers.file."
     )
 
 

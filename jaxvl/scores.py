@@ -53,9 +53,16 @@ def vqa_accuracy(prediction: str, *, answers: Sequence[str], variant: str = "off
         truth = truth if unanimous else [punctuation(a) for a in truth]
     elif not unanimous:
         given, truth = normalise(given), [normalise(a) for a in truth]
-    matches, n = truth.count(given), len(truth)
+    return agreement(truth.count(given), annotators=len(truth))
+
+
+def agreement(matches: int, *, annotators: int) -> float:
+    """Accuracy in [0, 1] of an answer that `matches` of the annotators gave: the formula of `vqa_accuracy`."""
+    if annotators < FEW:
+        return matches / annotators
     # A matching annotator sees one match fewer among the others than an annotator who answered differently.
-    return (matches * min(1.0, (matches - 1) / 3) + (n - matches) * min(1.0, matches / 3)) / n
+    others = annotators - matches
+    return (matches * min(1.0, (matches - 1) / 3) + others * min(1.0, matches / 3)) / annotators
 
 
 def mean_by(values: Sequence[float], *, groups: Sequence[str], name: str) -> dict[str, float]:

@@ -1,11 +1,15 @@
-"""Open a finished run and use it: `jaxvl.load(workdir).answer(image, question, top_k=5)`."""
+"""Open a finished run and use it: `jaxvl.load(workdir).answer(image, question, top_k=5)`.
+
+A run that generates answers gives an `Answerer`, one that classifies image-text pairs a `Classifier`, which can keep
+the encoded images and texts (`jaxvl.cache`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,20 @@ import numpy as np
 
 from jaxvl import build
 from jaxvl import config as cfg
+from jaxvl.cache import Built, CachedModel
+from jaxvl.cache.asking import Asker, by_key
+from jaxvl.cache.fingerprint import hash_bytes
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.data.images import to_rgb
+from jaxvl.data.formats import FORMATS
+from jaxvl.data.images import ImageTransform, to_rgb
 from jaxvl.data.text import clean_question
 from jaxvl.run import RESULT, enable_compilation_cache
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
 
 ImageLike = Any  # path, bytes, PIL image or uint8 array [H,W,3]
+ENTAILMENT = ("contradiction", "neutral", "entailment")  # the order of the readers' labels
+STATEMENT = ("False", "True")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +123,118 @@ class Answerer:
         return index, rows
 
 
+class Classifier:
+    """A trained classifier of image-text pairs: answers to questions, entailment, statements about two images.
+
+    Texts are padded to one of at most five lengths. Each distinct image is encoded once per call, and never if its
+    states are kept: see `cache`.
+
+    Attributes:
+      names: of the classes.
+      asker: the model, with the stores that it uses.
+    """
+
+    def __init__(self, asker: Asker, *, names: Sequence[str], independent: bool):
+        self.asker, self.names, self.independent = asker, list(names), independent
+        self.images = asker.cached.model.images
+
+    def classify(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        text: str | Sequence[str],
+        *,
+        image2: ImageLike | Sequence[ImageLike] | None = None,
+        top_k: int = 5,
+    ) -> list[Answer] | list[list[Answer]]:
+        """Classes of texts about images.
+
+        Args:
+          image: the key of a kept image, a path, encoded bytes, a PIL image or a uint8 array `[H,W,3]`; or a list of
+            these. A string that is a key in the store is never read as a path.
+          text: one text, or a list. One image with many texts, many images with one text and lists of equal length
+            are allowed.
+          image2: the second images of a model that reads two, as many as `image`.
+          top_k: classes to return for each text.
+
+        Returns:
+          Classes, likeliest first; a list of such lists if `image` or `text` was a list. Of answers that exclude each
+          other the probabilities sum to one; those of VQA are independent.
+
+        Raises:
+          ValueError: list lengths that do not pair up, an empty text, a missing or superfluous second image, an image
+            that cannot be decoded.
+        """
+        if (image2 is None) == (self.images == 2):
+            raise ValueError(f"this model reads {self.images} image{'s' * (self.images - 1)} with a text: "
+                             f"{'give image2 too' if self.images == 2 else 'leave image2 out'}")  # fmt: skip
+        many = isinstance(image, (list, tuple)) or isinstance(text, (list, tuple))
+        texts = [text] if isinstance(text, str) else list(text)
+        columns = []
+        for given in (image,) if image2 is None else (image, image2):
+            shown: list[ImageLike] = list(given) if isinstance(given, (list, tuple)) else [given]
+            columns.append(pair_up(shown, texts))
+        if len({len(column) for column, _ in columns}) > 1:
+            raise ValueError(
+                f"{len(columns[0][0])} images and {len(columns[1][0])} second images do not pair up"
+            )
+        texts = columns[0][1]
+        if not all(t.strip() for t in texts):
+            raise ValueError("a question is empty")
+        found = [
+            self._best(row, top_k) for row in self.asker.logits(texts, [column for column, _ in columns])
+        ]
+        return found if many else found[0]
+
+    def answer(
+        self, image: ImageLike | Sequence[ImageLike], question: str | Sequence[str], *, top_k: int = 5
+    ) -> list[Answer] | list[list[Answer]]:
+        """Answer questions about images; see `classify`."""
+        return self.classify(image, question, top_k=top_k)
+
+    def entail(
+        self, image: ImageLike | Sequence[ImageLike], sentence: str | Sequence[str]
+    ) -> list[Answer] | list[list[Answer]]:
+        """Whether images contradict, leave open or entail sentences; ValueError if the model has other classes."""
+        if tuple(self.names) != ENTAILMENT:
+            raise ValueError(
+                f"this stage has the classes {', '.join(self.names[:4])}, ...: use classify or answer"
+            )
+        return self.classify(image, sentence, top_k=len(ENTAILMENT))
+
+    def cache(self, images: Any, path: str | os.PathLike[str] | None = None, **options: Any) -> Built:
+        """Encode images and keep their states, for `answer` to use.
+
+        Args:
+          images: images by key, `{key: image}`; or a list, whose keys are: of a path, the path as it is given; of
+            bytes, a PIL image or an array, the hash of its pixels. States kept under a path stay if the file changes.
+          path: folder of a store, which is made, or extended by what it lacks; None = the store in use, else one in
+            memory.
+          **options: `dtype` of a new store ("float16", "float32", "bfloat16", "int8"), `progress`, `workers`.
+
+        Returns:
+          How many are new and were there, and those that cannot be decoded, with the reason.
+
+        Raises:
+          StoreError: the store was made with other weights or another preprocessing, or another process writes to it.
+        """
+        return self.asker.add_images(by_key(images), path, **options)
+
+    def cache_texts(
+        self, texts: Iterable[str], path: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Built:
+        """Encode texts and keep their states under the texts themselves; see `cache`."""
+        return self.asker.add_texts(texts, path, **options)
+
+    def _best(self, logits_a: np.ndarray, top_k: int) -> list[Answer]:
+        if self.independent:
+            scores = 0.5 * (1 + np.tanh(0.5 * logits_a))  # the sigmoid, without overflow
+        else:
+            scores = np.exp(logits_a - logits_a.max())
+            scores /= scores.sum()
+        order = np.argsort(-logits_a, kind="stable")[:top_k]
+        return [Answer(self.names[int(i)], float(scores[i])) for i in order]
+
+
 def pair_up(images: list[Any], questions: list[str]) -> tuple[list[Any], list[str]]:
     """Repeat a single image or a single question to the other's length."""
     if len(images) == 1:
@@ -130,12 +252,15 @@ def blank(size: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rgb: pixels_hwc
 
 
-def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_size: int = 16) -> Answerer:
+def load(
+    workdir: str | os.PathLike[str], *, stage: str | None = None, batch_size: int = 16
+) -> Answerer | Classifier:
     """Open the answering stage of a finished run.
 
     Args:
       workdir: as given to launch/main.py.
-      stage: which stage; the default is the first finished one that answers questions.
+      stage: which stage; the default is the first finished one, in the order of the run, that answers or classifies;
+        teachers come last.
       batch_size: images or questions per call of the model.
 
     Raises:
@@ -144,27 +269,24 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
     root = Path(workdir).expanduser()
     config = cfg.load(root / "config.json")
     enable_compilation_cache()
-    names = [n for n in config.stages if config.stages[n].answers is not None]
-    if stage is not None and stage not in names:
-        raise cfg.unknown("answering stage", stage, names)
-    done = [n for n in ([stage] if stage else names) if (root / n / RESULT).exists()]
-    if not done:
-        raise cfg.ConfigError(
-            f"{root}: no finished stage among {', '.join(names)}; run launch/main.py to the end first"
-        )
-    name = done[0]
+    name = answering_stage(config, root, stage)
     tok = build.tokenizer(config, root)
-    answers = cfg.load_list(root / name / "answers.json")
+    answers = cfg.load_list(root / name / "answers.json") if config.stages[name].answers is not None else None
     config.precision.layers = "unroll"  # the form in which parameters are stored
-    config.stages[name].task.top_n = config.stages[name].task.k_test  # all that are ranked can be asked for
-    text = config.stages[name].format
+    section = config.stages[name].task
+    if "k_test" in section:
+        section.top_n = section.k_test  # all that are ranked can be asked for
     task = build.task(config, name, tok, answers, steps_per_epoch=1)
     trainer = Trainer(
         task, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), eval_batch_size=batch_size
     )
-    params = Checkpoints.last_params(root / name / "checkpoints")
-    params = trainer.place(params)
+    params = trainer.place(Checkpoints.last_params(root / name / "checkpoints"))
     images = build.images(config, name)
+    if classifies(config, name):
+        asker = make_asker(config, name, root, CachedModel(task.model, params, 0, batch_size), tok, images)
+        return Classifier(asker, names=answers or class_names(task.model), independent=task.kind == "bce")
+    text = config.stages[name].format
+    assert answers is not None
     return Answerer(
         trainer,
         params,
@@ -173,3 +295,54 @@ def load(workdir: str | os.PathLike[str], *, stage: str | None = None, batch_siz
         answers=answers,
         length=text.eval_length or text.length,
     )
+
+
+def classifies(config: Any, stage: str) -> bool:
+    """Whether a stage trains a classifier of image-text pairs."""
+    return config.stages[stage].task.name == "classify"
+
+
+def answering_stage(config: Any, root: Path, stage: str | None) -> str:
+    """The stage to use; raises ConfigError if there is none, or `stage` is none."""
+    names = [n for n in config.stages if config.stages[n].answers is not None or classifies(config, n)]
+    if stage is not None and stage not in names:
+        raise cfg.unknown("answering stage", stage, names)
+    taught_by = [config.stages[n].get("teacher") for n in config.stages]
+    teachers = {teacher.stage for teacher in taught_by if teacher is not None}
+    run = list(config.run)
+    names.sort(key=lambda n: (n in teachers, run.index(n) if n in run else len(run)))
+    done = [n for n in ([stage] if stage else names) if (root / n / RESULT).exists()]
+    if not done:
+        raise cfg.ConfigError(
+            f"{root}: no finished stage among {', '.join(names)}; run launch/main.py to the end first"
+        )
+    return done[0]
+
+
+def class_names(model: Any) -> list[str]:
+    """Names of the classes of a stage without answers."""
+    if model.images == 2 and model.classes == 2:
+        return list(STATEMENT)
+    return list(ENTAILMENT) if model.classes == 3 else [str(i) for i in range(model.classes)]
+
+
+def make_asker(
+    config: Any, stage: str, root: Path, cached: CachedModel, tok: Any, images: ImageTransform | int
+) -> Asker:
+    """The cached model of a stage with its transforms, and what its stores must be told apart by."""
+    form = cfg.make(FORMATS, "format", config.stages[stage].format, tokenizer=tok)
+    cached = dataclasses.replace(cached, length=form.length)
+
+    def tokens(text: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = form.encode({form.field: text, "label": None}, None).arrays
+        return arrays["text"], arrays["text_mask"]
+
+    if isinstance(images, int):
+        pixels: Any = blank(images)
+        seen: dict[str, Any] = dict(blank=images)
+    else:
+        pixels = images
+        seen = {key: getattr(images, key) for key in ("size", "crop", "mean", "std")}
+    vocabulary = hash_bytes([(root / "tokenizer.json").read_bytes()])
+    read = dict(tokenizer=vocabulary, length=form.length, style=form.style)
+    return Asker(cached, tokens=tokens, pixels=pixels, inputs={"image": seen, "text": read})

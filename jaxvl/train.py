@@ -200,8 +200,9 @@ class Trainer:
             start = jax.jit(lambda p, k: nn.unbox(self.task.start(p, k)), out_shardings=shard(extra))
             taught: PyTree = None
             if frozen is not None:
-                teacher = jax.eval_shape(self.task.init_frozen, keys[0], batch)
-                taught = jax.device_put(frozen(nn.unbox(teacher)), shard(teacher))
+                task: Any = self.task  # one with a teacher
+                teacher = jax.eval_shape(task.init_frozen, keys[0], batch)
+                taught = jax.device_put(frozen(jax.eval_shape(nn.unbox, teacher)), shard(teacher))
             state = TrainState(
                 step=jax.device_put(jnp.zeros((), jnp.int32), self.partition.replicated()),
                 params=params,

@@ -41,8 +41,8 @@ def key(*parts):
 def example(config, stage):
     """Shapes of a batch of four of this stage."""
     section = config.stages[stage]
-    size = {**config.model, **section.model}["image_size"]
-    text = section.format.length
+    model = build.merged(config, stage)
+    size, text = model["image_size"], section.format.length
 
     def array(*shape, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((4, *shape), dtype)
@@ -51,7 +51,12 @@ def example(config, stage):
         image=array(size, size, 3, dtype=jnp.float32), text=array(text), text_mask=array(text, dtype=bool),
         image_id=array(), id=array(), mask=array(dtype=bool),
     )  # fmt: skip
-    if section.answers is not None:
+    if model.get("images") == 2:
+        batch["image2"] = batch["image"]
+    if section.format.name == "classify":
+        lists = dict(label=array(10), label_score=array(10, dtype=jnp.float32))
+        batch |= dict(label=array()) if section.answers is None else lists
+    elif section.answers is not None:
         n, length = section.format.answers, section.format.answer_length
         batch |= dict(answer=array(n, length), answer_weight=array(n, dtype=jnp.float32))
     return batch
@@ -63,7 +68,7 @@ done: dict[str, object] = {}  # ablations share most of their programs: each is 
 def shapes(config, stage, *, loss):
     """Trace the initialisation of a stage's task, and its loss; memoised by the sections that matter."""
     section = config.stages[stage]
-    known = key(config.model, section.model, section.task, section.format, loss)
+    known = key(config.model, section.model, section.task, section.format, section.get("teacher"), loss)
     if known not in done:
         answers = None if section.answers is None else ["yes", "no", "red"]
         task = build.task(config, stage, tokenizer(), answers, steps_per_epoch=10)
@@ -71,6 +76,11 @@ def shapes(config, stage, *, loss):
         params = jax.eval_shape(lambda b: nn.unbox(task.init(rng, b)), batch)
         extra = jax.eval_shape(lambda p: nn.unbox(task.start(p, rng)), params)
         if loss:
+            if section.get("teacher") is not None:
+                extra = {
+                    **extra,
+                    "frozen": jax.eval_shape(lambda b: nn.unbox(task.init_frozen(rng, b)), batch),
+                }
             value, _ = jax.eval_shape(task.loss, params, extra, batch, rng)
             assert (value.shape, value.dtype) == ((), jnp.float32)
         done[known] = params
@@ -81,17 +91,19 @@ def shapes(config, stage, *, loss):
 def test_every_stage_of_every_config_scale_and_ablation_has_shapes(name, scale, ablation):
     config = load(name, scale, ablation)
     config.precision.layers = "scan" if scale == "paper" else "unroll"  # twelve layers are traced as one
-    graph = config.model.hypergraph
-    depth = config.model.fusion_depth
+    graph, depth = config.model.get("hypergraph"), config.model.get("fusion_depth")
     if graph is not None and max(graph.layers) > depth:
         with pytest.raises(ValueError, match=rf"hypergraph.layers=.* not in 1\.\.{depth}"):
             shapes(config, config.run[0], loss=False)
         return
-    for stage in config.run:
+    for stage in config.stages:
         params = shapes(config, stage, loss=scale == "tiny")
-        fusion = str(jax.tree.structure(params["fusion_encoder"]))
-        assert ("hypergraph" in fusion) == (graph is not None)
-        assert ("text_decoder" in params) == (config.stages[stage].answers is not None)
+        if config.model.name == "hyper_albef":
+            fusion = str(jax.tree.structure(params["fusion_encoder"]))
+            assert ("hypergraph" in fusion) == (graph is not None)
+            assert ("text_decoder" in params) == (config.stages[stage].answers is not None)
+        else:
+            assert ("class_head" in params) == (config.stages[stage].task.name == "classify")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -107,10 +119,11 @@ def test_every_ablation_changes_its_config_or_says_that_it_does_not(name, capsys
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
-def test_stages_on_the_embedded_world_build_whole(tmp_path, scale):
-    config = load("hyper_albef", scale)
+@pytest.mark.parametrize("system", ["hyper_albef", "bridge_tower"])
+def test_stages_on_the_embedded_world_build_whole(tmp_path, system, scale):
+    config = load(system, scale)
     tok = build.tokenizer(config)
-    for name in config.run:
+    for name in config.stages:
         stage = build.stage(config, name, tok, tmp_path)
         shapes = {
             k: (v.shape, v.dtype) for k, v in stage.train.augmented(0, np.random.default_rng(0)).items()
@@ -157,7 +170,9 @@ def test_command_line_removes_parts_with_none_and_sets_those_that_are_none():
 @pytest.mark.parametrize(("name", "scale"), SCALES)
 def test_report_asks_for_stages_that_exist(name, scale):
     config = load(name, scale)
-    assert {stage for table in config.report for _, stage, _ in table["rows"]} == set(config.run)
+    reported = {stage for table in config.report for _, stage, _ in table["rows"]}
+    scored = {stage for stage in config.run if config.stages[stage].format.name != "caption"}
+    assert scored <= reported <= set(config.stages)
     assert len(config.keys()) <= 13
     assert all(s.init_from is None or s.init_from in config.run for s in map(config.stages.get, config.run))
 

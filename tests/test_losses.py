@@ -100,6 +100,27 @@ def test_groups_are_consecutive_blocks_that_divide_the_batch():
         losses.same_group(4, size=3)
 
 
+def test_independent_classes_have_the_sum_of_their_binary_entropies():
+    """Times 1/A this is PyTorch's binary cross entropy with logits, averaged over all elements."""
+    logits, targets = (
+        random(3, 5) * 3,
+        jnp.asarray(np.random.default_rng(1).uniform(size=(3, 5)), jnp.float32),
+    )
+    p, t = 1 / (1 + np.exp(-np.asarray(logits, np.float64))), np.asarray(targets, np.float64)
+    want = -(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(-1)
+    np.testing.assert_allclose(losses.binary_cross_entropy(logits, targets=targets), want, rtol=1e-5)
+    assert np.isfinite(losses.binary_cross_entropy(jnp.array([200.0, -200.0]), targets=jnp.array([0.0, 1.0])))
+
+
+def test_lists_of_classes_become_dense_scores_without_the_class_that_pads():
+    label, score = (
+        jnp.array([[2, 0, 3], [3, 3, 3], [1, 1, 3]]),
+        jnp.array([[1, 0.3, 0], [0, 0, 0], [0.3, 0.6, 0.9]]),
+    )
+    got = losses.dense_targets(label, score=score, classes=3)
+    np.testing.assert_allclose(got, [[0.3, 0, 1], [0, 0, 0], [0, 0.6, 0]], rtol=1e-6)
+
+
 # Negatives ------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +152,38 @@ def test_a_row_without_candidates_is_reported_as_not_found():
     )
     np.testing.assert_array_equal(drawn.found, [0.0, 1.0])
     assert 0 <= drawn.column[0] < 2
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 12])
+def test_exactly_half_of_the_pairs_are_broken_and_none_keeps_its_image(size):
+    half, own = size // 2, np.arange(size)
+    draw = jax.jit(jax.vmap(lambda k: losses.mismatch_half(k, valid=jnp.ones(size, bool))))
+    drawn = draw(jax.random.split(KEY, 200))
+    columns, broken = np.asarray(drawn.column), np.asarray(drawn.broken)
+    assert (broken.sum(1) == half).all()
+    np.testing.assert_array_equal(np.sort(columns, axis=1), np.broadcast_to(own, columns.shape))
+    assert (columns == own)[~broken].all()
+    assert not (columns == own)[broken].any() or half == 1  # a lone row has nobody to swap with
+    for row, places in zip(broken, np.asarray(drawn.some), strict=True):
+        assert set(np.flatnonzero(row)) == set(places)
+
+
+def test_each_pair_is_broken_as_often_and_gets_each_other_image_as_often():
+    draw = jax.jit(jax.vmap(lambda k: losses.mismatch_half(k, valid=jnp.ones(6, bool))))
+    drawn = draw(jax.random.split(KEY, 12_000))
+    counts = np.zeros((6, 6))
+    np.add.at(counts, (np.broadcast_to(np.arange(6), drawn.column.shape), np.asarray(drawn.column)), 1)
+    np.testing.assert_allclose(np.diagonal(counts), 6000, atol=250)
+    np.testing.assert_allclose(counts[~np.eye(6, dtype=bool)], 1200, atol=150)
+
+
+def test_padding_rows_neither_get_nor_give_images_and_do_not_change_the_others():
+    valid = jnp.arange(11) < 6
+    alone = losses.mismatch_half(KEY, valid=jnp.ones(6, bool))
+    padded = losses.mismatch_half(KEY, valid=valid)
+    np.testing.assert_array_equal(padded.column, [*alone.column, *range(6, 11)])
+    np.testing.assert_array_equal(padded.broken, [*alone.broken, *[False] * 5])
+    assert set(np.flatnonzero(padded.broken)) <= set(np.asarray(padded.some))
 
 
 # Masking --------------------------------------------------------------------------------------------------

@@ -232,7 +232,9 @@ def test_linear_rises_over_a_tenth_and_falls_to_nothing():
     """0 at the start, the peak after the warm-up, 5/9 of it at half, 0 after the last update (specification, L4)."""
     rate = make_schedule(name="linear", lr=0.9, steps=100, steps_per_epoch=7)
     assert [float(rate(n)) for n in (0, 5, 10, 50, 100)] == pytest.approx([0.0, 0.45, 0.9, 0.5, 0.0])
-    assert float(make_schedule(name="linear", lr=0.9, min_lr=0.1, steps=9, steps_per_epoch=3)(9)) == pytest.approx(0.1)
+    assert float(
+        make_schedule(name="linear", lr=0.9, min_lr=0.1, steps=9, steps_per_epoch=3)(9)
+    ) == pytest.approx(0.1)
 
 
 def test_cosine_and_constant():

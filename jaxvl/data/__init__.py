@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxvl.data.arrow import ViltArrow
 from jaxvl.data.captions import AlbefCaptions, JsonlCaptions
 from jaxvl.data.scenes import SceneCaptions, SceneEntailment, SceneQuestions, SceneReferring, SceneStatements
+from jaxvl.data.sentences import JsonlEntailment, JsonlStatements, Nlvr2, SnliVe
 from jaxvl.data.vqa import AlbefVQA, JsonlVQA, VqaV2
 
 SOURCES: dict[str, Callable[..., Any]] = {
@@ -23,4 +25,9 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "vqa_v2": VqaV2,
     "jsonl_captions": JsonlCaptions,
     "jsonl_vqa": JsonlVQA,
+    "nlvr2": Nlvr2,
+    "snli_ve": SnliVe,
+    "jsonl_entailment": JsonlEntailment,
+    "jsonl_statements": JsonlStatements,
+    "vilt_arrow": ViltArrow,
 }

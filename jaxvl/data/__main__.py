@@ -1,17 +1,27 @@
-"""Command line of the data package: `python -m jaxvl.data check FILE ... --images DIR_OR_ZIP`."""
+"""Command line of the data package.
+
+`python -m jaxvl.data check FILE ... --images DIR_OR_ZIP` inspects data;
+`python -m jaxvl.data answers FILE ... --output LIST` writes the answer classes of VQA v2.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from jaxvl.data.answers import vqa_v2_answers
+from jaxvl.data.arrow import COLUMNS as KINDS
 from jaxvl.data.check import FORMATS, Layout, check
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 if nothing is wrong, 1 if there are errors, 2 for a wrong call."""
     args = _parser().parse_args(argv)
+    if args.command == "answers":
+        return _answers(args)
     layout = Layout(
         format=None if args.format == "auto" else args.format,
         images=args.images,
@@ -21,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         image_template=args.image_template,
         fields=dict(pair.split("=", 1) for pair in args.field) or None,
         answer_separator=args.answer_separator,
+        permutations=args.permutations,
+        label_order=args.label_order,
+        kind=args.kind,
     )
     decode = None if args.decode == "all" else int(args.decode)
     try:
@@ -30,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(report.to_json() if args.json else report)
     return 0 if report.ok else 1
+
+
+def _answers(args: argparse.Namespace) -> int:
+    expect = None if args.expect == "all" else int(args.expect)
+    try:
+        answers = vqa_v2_answers(args.files, min_count=args.min_count, expect=expect)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    Path(args.output).write_text(json.dumps(answers, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{args.output}: {len(answers)} answers")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         help="other field names",
     )
     add("--answer-separator", metavar="CHAR", help="joins words within an answer, e.g. _")
+    add("--permutations", type=int, default=1, metavar="N", help="examples of a row, {k} in --image-template")
+    add("--label-order", nargs=3, metavar="NAME", help="what the labels 0, 1, 2 of entailment mean")
+    add("--kind", choices=KINDS, help="what an Arrow table holds, if its columns do not tell")
     add("--json", action="store_true", help="print the report as JSON")
+    add = commands.add_parser("answers", help="write the answer classes of VQA v2").add_argument
+    add("files", nargs="+", metavar="FILE", help="official annotation files: train, then val")
+    add("--output", required=True, metavar="FILE", help="JSON list to write")
+    add("--min-count", type=int, default=9, metavar="N", help="questions an answer must answer (default 9)")
+    add("--expect", type=_count, default="3129", metavar="all|N", help="classes there must be (default 3129)")
     return parser
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxvl.data.records import DataError, Records, read_json, read_text
+from jaxvl.data.records import DataError, Paths, Records, as_paths, read_json, read_text
+from jaxvl.scores import agreement
+from jaxvl.vqa_normalise import normalise
 
 _NUMBER = re.compile(r"\d+([.,]\d+)?")
 
@@ -49,32 +51,97 @@ def kind(targets: Mapping[str, float]) -> str:
     return "number" if _NUMBER.fullmatch(answer) else "other"
 
 
+def soft_scores(answers: Sequence[str], *, matching: str = "normalised") -> dict[str, float]:
+    """`{answer: VQA accuracy of giving it}` in order of appearance; of ten annotators, 1, 2, 3, 4 give .3, .6, .9, 1.
+
+    Args:
+      answers: human answers, one per annotator.
+      matching: "normalised" = answers equal in the official normal form are one (BridgeTower's corrected tables);
+        "raw" = the strings as they are (ViLT).
+    """
+    if matching not in ("normalised", "raw"):
+        raise ValueError(f"matching={matching!r} must be 'normalised' or 'raw'")
+    given = [normalise(answer) for answer in answers] if matching == "normalised" else answers
+    return {answer: agreement(n, annotators=len(given)) for answer, n in Counter(given).items()}
+
+
+def vqa_v2_answers(annotations: Paths, *, min_count: int = 9, expect: int | None = 3129) -> list[str]:
+    """VQA v2's answer classes: what `multiple_choice_answer` normalises to, in order of first appearance.
+
+    Args:
+      annotations: the official annotation files, train then val: the order of the classes is that of their rows.
+      min_count: questions an answer must answer.
+      expect: the number of classes there must be; None = any. Published models have 3,129.
+
+    Raises:
+      DataError: another number of classes, or rows without the field.
+    """
+    files = as_paths(annotations)
+    found = []
+    for file in files:
+        content = read_json(file)
+        rows = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"{file}: no list 'annotations' in it. Give v2_mscoco_*_annotations.json.")
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("multiple_choice_answer"), str):
+                raise DataError(
+                    f"{file}, row {number}, field 'multiple_choice_answer': is missing. The official files have it."
+                )
+            found.append(row["multiple_choice_answer"])
+    counts = Counter(normalise(answer) for answer in found)
+    kept = [answer for answer, n in counts.items() if n >= min_count]
+    if expect is not None and len(kept) != expect:
+        raise DataError(
+            f"{', '.join(files)}: {len(kept)} answers answer {min_count} questions or more, {expect} were expected. "
+            "Give the train and val annotations of VQA v2, in this order and complete; expect=None for other files."
+        )
+    return kept
+
+
 def build_answers(
-    reader: Questions, *, min_count: int = 1, top: int | None = None, count: str = "best"
+    reader: Questions,
+    *,
+    min_count: int = 1,
+    top: int | None = None,
+    count: str = "best",
+    order: str = "count",
+    expect: int | None = None,
 ) -> list[str]:
     """Candidate answers of a question reader, most frequent first (then by string).
 
     Args:
       min_count: questions an answer must answer; VQA v2's list of 3,129 uses 9.
-      top: keep at most this many.
+      top: keep at most this many of the most frequent.
       count: "best" counts the heaviest answer of each question, as VQA v2's list does; "all" every answer.
+      order: "count", or "appearance" = answers in their normal form by first appearance, as the classes of VQA v2 are
+        numbered. The exact list is that of `vqa_v2_answers`, which counts the answer that the official files choose.
+      expect: the number of answers there must be.
 
     Raises:
-      DataError: rows without answers, as `Records.require_answers` reports them.
-      ValueError: nothing is left, or an unknown `count`.
+      DataError: rows without answers, as `Records.require_answers` reports them; not `expect` answers.
+      ValueError: nothing is left, or an unknown `count` or `order`.
     """
     if count not in ("best", "all"):
         raise ValueError(f"count={count!r} must be 'best' or 'all'")
+    if order not in ("count", "appearance"):
+        raise ValueError(f"order={order!r} must be 'count' or 'appearance'")
     if isinstance(reader, Records):
         reader.require_answers()
     counts: Counter[str] = Counter()
     for i in range(len(reader)):
         targets = reader.annotation(i)["targets"]
-        counts.update(list(targets) if count == "all" else [a for a in [best(targets)] if a])
-    kept = sorted((a for a, n in counts.items() if n >= min_count), key=lambda a: (-counts[a], a))[:top]
+        chosen = list(targets) if count == "all" else [a for a in [best(targets)] if a]
+        counts.update(map(normalise, chosen) if order == "appearance" else chosen)
+    frequent = (a for a, n in counts.items() if n >= min_count)
+    kept = sorted(frequent, key=lambda a: (-counts[a], a))[:top]
     if not kept:
         raise ValueError(f"no answer is given to {min_count} questions or more: lower min_count")
-    return kept
+    if expect is not None and len(kept) != expect:
+        raise DataError(
+            f"{len(kept)} answers are given to {min_count} questions or more, {expect} were expected"
+        )
+    return kept if order == "count" else [a for a in counts if a in set(kept)]
 
 
 def read_answers(path: str | Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Geometry and colour operations on images: `[H, W, 3]` uint8 RGB in and out, driven by a numpy Generator.
 
-Operations and levels follow `salesforce/ALBEF`; resampling is Pillow's.
+`rand_augment` follows `salesforce/ALBEF`, `rand_augment_30` the recipe of ViLT and BridgeTower; resampling is Pillow's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 FILL = (128, 128, 128)
+BLACK = (0, 0, 0)
+Colour = tuple[int, int, int]
 Operation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
@@ -23,6 +25,15 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
         return image
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized)
+
+
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The central `size` square of `[H, W, 3]` uint8 whose shorter side was resized to `size` (bicubic)."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    image = resize(image, (size * height // short, size * width // short))
+    top, left = round((image.shape[0] - size) / 2), round((image.shape[1] - size) / 2)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 def random_resized_crop(
@@ -71,11 +82,27 @@ def rand_augment(image: np.ndarray, rng: np.random.Generator, *, n: int = 2, lev
     return image
 
 
+def rand_augment_30(image: np.ndarray, rng: np.random.Generator, *, n: int = 2, level: int = 9) -> np.ndarray:
+    """RandAugment as ViLT and BridgeTower configure it: `n` operations with replacement, each always applied.
+
+    Nothing inverts colours, cuts out or mirrors: sentences name colours, small things and sides. What geometry
+    uncovers is black.
+
+    Args:
+      level: strength out of 30. At 9: rotation 9 degrees, shear 0.09, shift 30 pixels, one bit left of each value,
+        colour, contrast, brightness and sharpness 0.64.
+    """
+    for which in rng.integers(len(OPERATIONS_30), size=n):
+        image = OPERATIONS_30[which](image, level / 30, rng)
+    return image
+
+
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretch each channel to the full range [0, 255]; a channel of one value stays."""
     tables = np.empty((256, 1, 3), np.uint8)
     grey = np.arange(256)
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    low, high = (cv2.reduce(image, 0, op)[0] for op in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
+    low, high = low.min(axis=0), high.max(axis=0)
     for c in range(3):
         if low[c] == high[c]:
             tables[:, 0, c] = grey
@@ -105,6 +132,35 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.LUT(image, (np.arange(256) * factor).clip(0, 255).astype(np.uint8))
 
 
+def colour(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the grey picture: 0 = grey, 1 = unchanged, above more vivid."""
+    grey = cv2.merge([_grey(image)] * 3)
+    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Blend with the mean grey of the picture: 0 = flat, 1 = unchanged."""
+    mean = int(_grey(image).mean() + 0.5)
+    return cv2.LUT(image, (mean + factor * (np.arange(256) - mean)).clip(0, 255).astype(np.uint8))
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """Keep the upper `bits` (1 to 8) of each value."""
+    return image & np.uint8(256 - (1 << (8 - bits)))
+
+
+def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
+    """Invert the values at `threshold` and above."""
+    grey = np.arange(256)
+    return cv2.LUT(image, np.where(grey < threshold, grey, 255 - grey).astype(np.uint8))
+
+
+def solarize_add(image: np.ndarray, amount: int) -> np.ndarray:
+    """Brighten by `amount`, clipped, then solarise at 128."""
+    brighter = (np.arange(256) + amount).clip(0, 255)
+    return cv2.LUT(image, np.where(brighter < 128, brighter, 255 - brighter).astype(np.uint8))
+
+
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with a smoothed copy: 0 = smoothed, 1 = unchanged, above sharpens; the 1-pixel border stays."""
     kernel = np.ones((3, 3), np.float32)
@@ -116,35 +172,40 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def shear_x(image: np.ndarray, amount: float) -> np.ndarray:
+def shear_x(image: np.ndarray, amount: float, fill: Colour = FILL) -> np.ndarray:
     """Shift row `y` right by `amount * y` pixels."""
-    return _warp(image, np.array([[1, amount, 0], [0, 1, 0]], np.float64))
+    return _warp(image, np.array([[1, amount, 0], [0, 1, 0]], np.float64), fill)
 
 
-def shear_y(image: np.ndarray, amount: float) -> np.ndarray:
+def shear_y(image: np.ndarray, amount: float, fill: Colour = FILL) -> np.ndarray:
     """Shift column `x` down by `amount * x` pixels."""
-    return _warp(image, np.array([[1, 0, 0], [amount, 1, 0]], np.float64))
+    return _warp(image, np.array([[1, 0, 0], [amount, 1, 0]], np.float64), fill)
 
 
-def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
+def translate_x(image: np.ndarray, pixels: float, fill: Colour = FILL) -> np.ndarray:
     """Shift left by `pixels`."""
-    return _warp(image, np.array([[1, 0, -pixels], [0, 1, 0]], np.float64))
+    return _warp(image, np.array([[1, 0, -pixels], [0, 1, 0]], np.float64), fill)
 
 
-def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
+def translate_y(image: np.ndarray, pixels: float, fill: Colour = FILL) -> np.ndarray:
     """Shift up by `pixels`."""
-    return _warp(image, np.array([[1, 0, 0], [0, 1, -pixels]], np.float64))
+    return _warp(image, np.array([[1, 0, 0], [0, 1, -pixels]], np.float64), fill)
 
 
-def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+def rotate(image: np.ndarray, degrees: float, fill: Colour = FILL) -> np.ndarray:
     """Rotate anticlockwise around the centre."""
     height, width = image.shape[:2]
-    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0))
+    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), fill)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _warp(image: np.ndarray, matrix: np.ndarray, fill: Colour) -> np.ndarray:
     size = (image.shape[1], image.shape[0])
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=FILL)
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=fill)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Luminance `[H, W]` uint8, with Pillow's weights."""
+    return cv2.transform(image, np.array([[19595, 38470, 7471]]) / 65536)
 
 
 def _signed(rng: np.random.Generator, amount: float) -> float:
@@ -163,4 +224,22 @@ OPERATIONS: tuple[Operation, ...] = (
     lambda image, s, rng: translate_x(image, _signed(rng, 10 * s)),
     lambda image, s, rng: translate_y(image, _signed(rng, 10 * s)),
     lambda image, s, rng: rotate(image, _signed(rng, 30 * s)),
+)
+
+# One entry per operation of the public RandAugment without Invert and Cutout, as above.
+OPERATIONS_30: tuple[Operation, ...] = (
+    lambda image, s, rng: auto_contrast(image),
+    lambda image, s, rng: equalize(image),
+    lambda image, s, rng: rotate(image, _signed(rng, 30 * s), BLACK),
+    lambda image, s, rng: posterize(image, max(1, int(4 * s))),
+    lambda image, s, rng: solarize(image, 256 * s),
+    lambda image, s, rng: solarize_add(image, int(110 * s)),
+    lambda image, s, rng: colour(image, 1.8 * s + 0.1),
+    lambda image, s, rng: contrast(image, 1.8 * s + 0.1),
+    lambda image, s, rng: brightness(image, 1.8 * s + 0.1),
+    lambda image, s, rng: sharpness(image, 1.8 * s + 0.1),
+    lambda image, s, rng: shear_x(image, _signed(rng, 0.3 * s), BLACK),
+    lambda image, s, rng: shear_y(image, _signed(rng, 0.3 * s), BLACK),
+    lambda image, s, rng: translate_x(image, _signed(rng, 100 * s), BLACK),
+    lambda image, s, rng: translate_y(image, _signed(rng, 100 * s), BLACK),
 )

@@ -6,8 +6,9 @@ and what two splits share. Errors are what breaks a run or its result; warnings 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,16 +17,27 @@ from typing import Any
 import numpy as np
 
 from jaxvl.data.answers import best, fold, read_answers
+from jaxvl.data.arrow import ArrowRecords, parse_arrow
 from jaxvl.data.captions import parse_captions
 from jaxvl.data.images import AmbiguousImageError, ImageError, ImageStore
 from jaxvl.data.records import DataError, NotJson, Parsed, Paths, Records, read_json, read_rows, summary
+from jaxvl.data.sentences import (
+    ENTAILMENT,
+    Sentences,
+    parse_entailment,
+    parse_nlvr2,
+    parse_snli_ve,
+    parse_statements,
+)
 from jaxvl.data.text import clean_caption
 from jaxvl.data.vqa import COCO_TEMPLATE, parse_albef, parse_jsonl, parse_vqa_v2
 
-FORMATS = ("albef_captions", "albef_vqa", "vqa_v2", "jsonl")
+SENTENCES = ("nlvr2", "snli_ve", "jsonl_entailment", "jsonl_statements")
+FORMATS = ("albef_captions", "albef_vqa", "vqa_v2", "jsonl", *SENTENCES, "vilt_arrow")
 LEVELS = ("error", "warning", "ok")
 LOW_COVERAGE = 0.8  # share of questions below which a list of answers is worth a warning
 SHOWN = 5
+FEW = 10  # rows looked at to tell a format
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,9 @@ class Layout:
     image_template: str | None = None
     fields: Mapping[str, str] | None = None
     answer_separator: str | None = None
+    permutations: int = 1
+    label_order: Sequence[str] | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,15 +125,18 @@ def check(
     """
     kind, parsed, reader = _open(files, layout)
     rows = [reader.annotation(i) for i in range(len(reader))]
-    report = Report(list(files), kind, len(rows), len({r["image"] for r in rows}))
+    report = Report(list(files), kind, len(rows), len({image for row in rows for image in _images(row)}))
     _check_rows(report, parsed)
+    for reason, n in getattr(reader, "dropped", {}).items():
+        report.findings.append(Finding("ok", "rows", n, f"{n} more are left out for {reason}"))
     if not rows:
         return report
-    _check_images(
-        report, reader, rows, decode, given=layout.images is not None or layout.vg_images is not None
-    )
+    given = layout.images is not None or layout.vg_images is not None or kind == "vilt_arrow"
+    _check_images(report, reader, rows, decode, given=given)
     if "question" in rows[0]:
         _check_questions(report, rows)
+    elif "sentence" in rows[0]:
+        _check_sentences(report, rows)
     else:
         _check_captions(report, rows)
     if answers is not None:
@@ -130,7 +148,14 @@ def check(
 
 def detect(path: str | Path) -> str:
     """The format of a file, from its first row that can be read; `DataError` if it is none that jaxvl reads."""
+    if Path(path).suffix == ".arrow":
+        return "vilt_arrow"
     text = Path(path).suffix == ".json"
+    # NLVR2's .json files are JSON Lines; a line of any other file that starts like one is looked at as well.
+    starts = [data for _, data in itertools.islice(read_rows(path), FEW) if isinstance(data, dict)]
+    sentences = _detect_sentences(starts[0], text) if starts else None
+    if sentences is not None:
+        return sentences
     if text and isinstance(content := read_json(path), dict) and {"questions", "annotations"} & set(content):
         return "vqa_v2"
     row = next((data for _, data in read_rows(path) if isinstance(data, dict)), None)
@@ -147,8 +172,27 @@ def detect(path: str | Path) -> str:
     raise DataError(f"{path}: cannot tell its format from the first row. Pass --format {'|'.join(FORMATS)}.")
 
 
+def _detect_sentences(row: Mapping[str, Any], json_list: bool) -> str | None:
+    """The format of a row of labelled sentences, by its fields; None if it is no such row."""
+    has = set(row)
+    if "Flickr30K_ID" in has:
+        return "snli_ve"
+    if "sentence" in has and (has & {"left_url", "directory"} or (json_list and "images" in has)):
+        return "nlvr2"
+    if not has & {"sentence", "statement", "hypothesis"} or has & {"captions", "caption", "question"}:
+        return None
+    if "hypothesis" in has or row.get("label") in ENTAILMENT:
+        return "snli_ve" if json_list else "jsonl_entailment"
+    return "jsonl_statements" if "label" in has else None
+
+
 def _open(files: Sequence[str], layout: Layout) -> tuple[str, Parsed, Records]:
     kind = layout.format or detect(files[0])
+    if kind in SENTENCES:
+        return kind, *_open_sentences(kind, list(files), layout)
+    if kind == "vilt_arrow":
+        parsed, dropped = parse_arrow(list(files), kind=layout.kind, label_order=layout.label_order)
+        return kind, parsed, ArrowRecords(parsed, dropped=dropped)
     if kind == "vqa_v2":
         parsed = _open_vqa_v2(files, layout)
     elif kind == "albef_vqa":
@@ -161,6 +205,23 @@ def _open(files: Sequence[str], layout: Layout) -> tuple[str, Parsed, Records]:
     if kind == "albef_vqa":
         stores.append(ImageStore(layout.vg_images))
     return kind, parsed, Records(parsed, stores)
+
+
+def _open_sentences(kind: str, files: list[str], layout: Layout) -> tuple[Parsed, Records]:
+    template, fields = layout.image_template, layout.fields
+    if kind == "nlvr2":
+        found = parse_nlvr2(files)
+    elif kind == "snli_ve":
+        found = parse_snli_ve(files, label_order=layout.label_order)
+    elif kind == "jsonl_entailment":
+        found = parse_entailment(
+            files, image_template=template, fields=fields, label_order=layout.label_order
+        )
+    else:
+        found = parse_statements(
+            files, image_template=template, fields=fields, permutations=layout.permutations
+        )
+    return found.parsed, Sentences(found.parsed, layout.images, dropped=found.dropped)
 
 
 def _open_vqa_v2(files: Sequence[str], layout: Layout) -> Parsed:
@@ -208,7 +269,8 @@ def _check_images(
             Finding("warning", "images", 0, "not looked for: pass --images with their folder or zip file")
         )
         return
-    first = {row["image"]: i for i, row in reversed(list(enumerate(rows)))}
+    first = {row[name]: (name, i) for i, row in reversed(list(enumerate(rows)))
+             for name in ("image2", "image") if name in row}  # fmt: skip
     missing, ambiguous = _look_for(reader, first)
     message = f"{len(missing)} of {len(first)} images are missing"
     report.add(bool(missing), "error", "images", message, f"all {len(first)} images exist", missing)
@@ -220,21 +282,21 @@ def _check_images(
     if decode is not None and decode < len(present):
         present = [present[k] for k in np.linspace(0, len(present) - 1, decode).astype(int)]
     broken = []
-    for i in present:
+    for name, i in present:
         try:
-            reader.image(i)
+            getattr(reader, name)(i)
         except ImageError as error:
             broken.append(str(error))
     message = f"{len(broken)} of {len(present)} tried cannot be decoded"
     report.add(bool(broken), "error", "decoding", message, f"{len(present)} images decoded", broken)
 
 
-def _look_for(reader: Records, first: Mapping[str, int]) -> tuple[list[str], dict[str, str]]:
+def _look_for(reader: Records, first: Mapping[str, tuple[str, int]]) -> tuple[list[str], dict[str, str]]:
     """The images that do not exist, and `{image: why}` of those whose key fits several files."""
     missing, ambiguous = [], {}
-    for image, i in first.items():
+    for image, (name, i) in first.items():
         try:
-            if not reader.has_image(i):
+            if not getattr(reader, f"has_{name}")(i):
                 missing.append(image)
         except AmbiguousImageError as error:
             ambiguous[image] = str(error)
@@ -261,6 +323,22 @@ def _check_captions(report: Report, rows: list[dict[str, Any]]) -> None:
     message = f"{len(twice)} captions are repeated on one image"
     report.add(bool(twice), "warning", "duplicates", message, "no caption is repeated on its image", twice)
     _check_cleaned(report, [caption for row in rows for caption in row["captions"]])
+
+
+def _check_sentences(report: Report, rows: list[dict[str, Any]]) -> None:
+    labels = defaultdict(list)
+    for row in rows:
+        labels[row["image"], row.get("image2", ""), row["sentence"]].append(row["label_name"])
+    twice = [" | ".join(filter(None, key)) for key, given in labels.items() if len(given) > 1]
+    message = f"{len(twice)} sentences are repeated on their image"
+    report.add(bool(twice), "warning", "duplicates", message, "no sentence is repeated on its image", twice)
+    split = [" | ".join(filter(None, key)) for key, given in labels.items() if len(set(given)) > 1]
+    message = f"{len(split)} sentences have different labels on one image"
+    report.add(bool(split), "warning", "labels", message, "no sentence has two labels on one image", split)
+    counts = Counter(str(row["label_name"] or "none") for row in rows)
+    shares = ", ".join(f"{name} {n / len(rows):.1%}" for name, n in sorted(counts.items()))
+    report.findings.append(Finding("ok", "labels", 0, f"labels: {shares}"))
+    _check_cleaned(report, [row["sentence"] for row in rows])
 
 
 def _check_cleaned(report: Report, texts: list[str]) -> None:
@@ -313,7 +391,10 @@ def _check_against(report: Report, rows: list[dict[str, Any]], name: str, layout
 def _check_overlap(
     report: Report, rows: list[dict[str, Any]], others: list[dict[str, Any]], name: str
 ) -> None:
-    here, there = {row["image"] for row in rows}, {row["image"] for row in others}
+    here, there = (
+        {image for row in rows for image in _images(row)},
+        {image for row in others for image in _images(row)},
+    )
     shared = sorted(here & there)
     message = f"{len(shared)} images are also in {name}"
     report.add(bool(shared), "error", "overlap", message, f"no image is also in {name}", shared)
@@ -338,7 +419,12 @@ def _check_overlap(
 
 
 def _texts(row: Mapping[str, Any]) -> list[str]:
-    return [row["question"]] if "question" in row else row["captions"]
+    one = next((row[name] for name in ("question", "sentence") if name in row), None)
+    return row["captions"] if one is None else [one]
+
+
+def _images(row: Mapping[str, Any]) -> list[str]:
+    return [row[name] for name in ("image", "image2") if name in row]
 
 
 def _normal(text: str) -> str:

@@ -1,16 +1,18 @@
 """Formats: what becomes of the strings of an annotation.
 
-Shape legend: `L` text length, `N` answers of a question, `La` answer length.
+Shape legend: `L` text length, `N` answers of a question, `La` answer length, `K` labels, `A` classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from jaxvl.data.answers import soft_scores
 from jaxvl.data.text import Tokenizer, clean_caption, clean_question
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 TEST_WORDS = 50  # ALBEF keeps 30 words of a question in training and 50 at test
+STYLES = ("albef", "bert", "bert_clean")
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,15 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class CaptionFormat:
-    """`text`, `text_mask` [L] of a caption: a random one of the image in training, else the first."""
+    """`text`, `text_mask` [L] of a caption: a random one of the image in training, else the first.
+
+    Args:
+      style: see `text_ids`.
+    """
 
     tokenizer: Tokenizer
     length: int = 25
+    style: str = "albef"
 
     def encode(self, annotation: Mapping[str, Any], rng: np.random.Generator | None) -> Encoded:
         """Arrays of one caption of `annotation`."""
@@ -49,8 +57,7 @@ class CaptionFormat:
 
     def caption(self, caption: str) -> Encoded:
         """Arrays of this caption."""
-        text = clean_caption(caption)
-        ids, mask = self.tokenizer.ids(text, self.length)
+        ids, mask, text = text_ids(self.tokenizer, caption, self.length, style=self.style)
         return Encoded({"text": ids, "text_mask": mask}, text)
 
 
@@ -104,7 +111,105 @@ class QuestionFormat:
         return {"answers_dropped": dropped, "answers_cut": cut}
 
 
-FORMATS = {"caption": CaptionFormat, "vqa": QuestionFormat}
+@dataclass(frozen=True)
+class ClassifyFormat:
+    """`text`, `text_mask` [L] of a sentence or question, and its class or its classes with soft scores.
+
+    Without `answers`, the class is the annotation's own: `label` i32. With `answers`, the classes are these strings:
+    `label` [K] i32 and `label_score` [K] f32, unused ones class A = `len(answers)` with score 0. A score is the VQA
+    accuracy of giving that answer (of ten annotators, 1, 2, 3, 4 give .3, .6, .9, 1), or what a file has already
+    (`scores`). Of more than K the highest are kept. A question none of whose answers is a class has no label, and a
+    task gives it no weight; `losses` counts these.
+
+    Args:
+      length: text length; longer texts are cut.
+      field: the annotation's text, "sentence" or "question".
+      max_labels: K.
+      matching: how human answers are compared with `answers`, see `soft_scores`.
+      style: see `text_ids`.
+    """
+
+    tokenizer: Tokenizer
+    length: int = 40
+    field: str = "sentence"
+    answers: tuple[str, ...] | None = None
+    max_labels: int = 10
+    matching: str = "normalised"
+    style: str = "bert"
+
+    def encode(self, annotation: Mapping[str, Any], rng: np.random.Generator | None) -> Encoded:
+        """Arrays of the text of `annotation` and of its label or labels."""
+        given = field(annotation, self.field, f"a reader of {self.field}s")
+        ids, mask, text = text_ids(self.tokenizer, given, self.length, style=self.style)
+        arrays = {"text": ids, "text_mask": mask}
+        if self.answers is None:
+            label = field(annotation, "label", "a reader of labelled sentences")
+            # A test file without labels can be predicted.
+            arrays["label"] = np.asarray(-1 if label is None else label, np.int32)
+            return Encoded(arrays, text)
+        label = np.full(self.max_labels, len(self.answers), np.int32)
+        score = np.zeros(self.max_labels, np.float32)
+        known = self.kept(annotation)
+        label[: len(known)] = [self._places[answer] for answer, _ in known]
+        score[: len(known)] = [value for _, value in known]
+        return Encoded({**arrays, "label": label, "label_score": score}, " ".join([text, *dict(known)]))
+
+    def kept(self, annotation: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """The `(answer, score)` pairs of `annotation` that are classes, at most `max_labels`."""
+        return self._known(annotation)[: self.max_labels]
+
+    def losses(self, reader: Reader) -> dict[str, int]:
+        """Counts over a reader: `texts_cut` (too long), and with classes `unlabelled` (no class), `labels_dropped`."""
+        cut = unlabelled = dropped = 0
+        for i in range(len(reader)):
+            annotation = reader.annotation(i)
+            room = self.length - (1 if self.style == "albef" else 2)
+            cut += len(self.tokenizer.encode(_cleaned(annotation[self.field], self.style))) > room
+            if self.answers is not None:
+                known = self._known(annotation)
+                unlabelled += not known
+                dropped += max(0, len(known) - self.max_labels)
+        return {"texts_cut": cut, "unlabelled": unlabelled, "labels_dropped": dropped}
+
+    def _known(self, annotation: Mapping[str, Any]) -> list[tuple[str, float]]:
+        scores = annotation.get("scores")
+        if scores is None:
+            answers = field(annotation, "answers", "a question reader")
+            scores = soft_scores(answers, matching=self.matching)
+        known = [(answer, float(score)) for answer, score in scores.items() if answer in self._places]
+        return sorted(known, key=lambda pair: -pair[1])  # stable: equal scores in order of appearance
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {answer: i for i, answer in enumerate(self.answers or ())}
+
+
+FORMATS = {"caption": CaptionFormat, "vqa": QuestionFormat, "classify": ClassifyFormat}
+
+
+def text_ids(
+    tokenizer: Tokenizer, text: str, length: int, *, style: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """`(ids [length] i32, mask [length] bool, the text as encoded)`.
+
+    Args:
+      style: "albef" = punctuation dropped (`clean_caption`), `[CLS] pieces`; "bert" = the text as it is,
+        `[CLS] pieces [SEP]`, as ViLT and BridgeTower feed it; "bert_clean" = punctuation dropped, with `[SEP]`. A text
+        that is too long loses its last pieces, never its `[SEP]`.
+    """
+    text = _cleaned(text, style)
+    if style == "albef":
+        return *tokenizer.ids(text, length), text
+    pieces = [tokenizer.cls_id, *tokenizer.encode(text)[: length - 2], tokenizer.sep_id]
+    ids = np.full(length, tokenizer.pad_id, np.int32)
+    ids[: len(pieces)] = pieces
+    return ids, np.arange(length) < len(pieces), text
+
+
+def _cleaned(text: str, style: str) -> str:
+    if style not in STYLES:
+        raise ValueError(f"style={style!r} is none of {', '.join(STYLES)}")
+    return text if style == "bert" else clean_caption(text)
 
 
 def field(annotation: Mapping[str, Any], name: str, wanted: str) -> Any:

@@ -21,12 +21,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxvl.data.augment import rand_augment, random_resized_crop, resize
+from jaxvl.data.augment import centre_crop, rand_augment, rand_augment_30, random_resized_crop, resize
 
 # CLIP's statistics: ALBEF normalises with them although its vision transformer comes from DeiT.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-AUGMENTS = ("albef", "flip")
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of ViT, ViLT and most other encoders
+AUGMENTS = ("albef", "flip", "randaug")
+CROPS = ("squash", "centre", "random_resized")
 SHOWN = 5  # candidates named where a key fits several images
 
 
@@ -87,12 +89,16 @@ class ImageTransform:
 
     Args:
       size: side in pixels.
-      augment: training transform: "albef" = random resized crop, flip, RandAugment; "flip" = resize and flip;
-        None = the evaluation transform (bicubic resize to a square, no crop).
-      scale: share of the area a random crop of "albef" keeps; None = plain resize (grounding keeps whole images).
-      mean, std: per channel, of RGB in [0, 1].
+      augment: training transform: "albef" = random resized crop, flip, RandAugment; "flip" = crop and flip;
+        "randaug" = RandAugment of the whole image (ViLT, BridgeTower), then the crop, no flip; None = the crop.
+      crop: how an image becomes a square. "squash" = bicubic resize, the whole picture; "centre" = the shorter side
+        resized to `size`, then the middle (ViLT, BridgeTower); "random_resized" = a random crop in training, "centre"
+        in evaluation. "albef" always crops at random in training.
+      scale: share of the area that a random crop keeps; None = none is drawn (grounding keeps whole images).
+      mean, std: per channel, of RGB in [0, 1]; `HALF` for ViT and ViLT.
       flip_guard: words of a text ("left", "right") for which its image is never flipped; None flips regardless,
         as ALBEF does.
+      randaug: operations and strength out of 30 of "randaug".
     """
 
     size: int
@@ -101,27 +107,30 @@ class ImageTransform:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     flip_guard: tuple[str, ...] | None = None
+    crop: str = "squash"
+    randaug: tuple[int, int] = (2, 9)
 
     def __post_init__(self) -> None:
-        if self.augment is not None and self.augment not in AUGMENTS:
-            close = difflib.get_close_matches(str(self.augment), AUGMENTS, n=1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"augment={self.augment!r} is none of {', '.join(AUGMENTS)}, None{hint}")
+        if self.augment is not None:
+            _known("augment", self.augment, AUGMENTS, also=", None")
+        _known("crop", self.crop, CROPS)
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale={self.scale} must be (low, high) with 0 < low <= high <= 1")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The evaluation transform: `[H, W, 3]` uint8 to `[size, size, 3]` float32, without randomness."""
-        return self._normalise(resize(image, self.size))
+        return self._normalise(self._square(image))
 
     def training(self, image: np.ndarray, rng: np.random.Generator, *, text: str = "") -> np.ndarray:
         """`[H, W, 3]` uint8 to `[size, size, 3]` float32; `text` is only read by the flip guard."""
-        if self.augment is None:
-            return self(image)
-        if self.augment == "albef" and self.scale is not None:
+        if self.augment == "randaug":
+            image = rand_augment_30(image, rng, n=self.randaug[0], level=self.randaug[1])
+        if self.scale is not None and (self.augment == "albef" or self.crop == "random_resized"):
             image = random_resized_crop(image, rng, size=self.size, scale=self.scale)
         else:
-            image = resize(image, self.size)
+            image = self._square(image)
+        if self.augment in (None, "randaug"):
+            return self._normalise(image)
         # Drawn in any case: the guard must not shift the random numbers of what follows.
         if rng.random() < 0.5 and not self._guarded(text):
             image = np.ascontiguousarray(image[:, ::-1])
@@ -129,11 +138,21 @@ class ImageTransform:
             image = rand_augment(image, rng)
         return self._normalise(image)
 
+    def _square(self, image: np.ndarray) -> np.ndarray:
+        return resize(image, self.size) if self.crop == "squash" else centre_crop(image, self.size)
+
     def _guarded(self, text: str) -> bool:
         return self.flip_guard is not None and not set(self.flip_guard).isdisjoint(text.lower().split())
 
     def _normalise(self, image: np.ndarray) -> np.ndarray:
         return normalise(image, mean=self.mean, std=self.std)
+
+
+def _known(name: str, value: str, known: Sequence[str], also: str = "") -> None:
+    if value not in known:
+        close = difflib.get_close_matches(str(value), known, n=1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name}={value!r} is none of {', '.join(known)}{also}{hint}")
 
 
 class ImageStore:

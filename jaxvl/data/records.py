@@ -10,6 +10,7 @@ import difflib
 import functools
 import hashlib
 import json
+import logging
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ Paths = str | Path | Sequence[str | Path]
 SHOWN = 5  # kinds of problems written out in an error; the rest is counted
 INT32 = 2**31
 SAVE_AS_UTF8 = "Save the file as UTF-8."
+logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -83,6 +85,13 @@ class Parsed:
         if not self.packed:
             raise DataError(f"{', '.join(self.files)}: no rows")
         return self
+
+
+def report_dropped(parsed: Parsed, dropped: Mapping[str, int]) -> None:
+    """Log how many rows were left out and why, if any were."""
+    if dropped:
+        reasons = ", ".join(f"{n} for {reason}" for reason, n in dropped.items())
+        logger.warning("%s: rows left out: %s", ", ".join(parsed.files), reasons)
 
 
 def summary(problems: Sequence[Problem], rows: int) -> str:

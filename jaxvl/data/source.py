@@ -2,26 +2,36 @@
 
 Shape legend: `H`, `W` pixels.
 
-A *reader* has `__len__`, `annotation(i) -> dict` and `image(i) -> [H, W, 3] uint8`. `Examples` joins a reader with
+A *reader* has `__len__`, `annotation(i) -> dict` and `image(i) -> [H, W, 3] uint8`; one of pairs of images, whose
+annotations have the key `image2`, has `image2(i)` too. `Examples` joins a reader with
 a format (what becomes of the strings) and an image transform. The views `Subset`, `Images`, `Captions`, `Pairs`
 and `WithRows` are sources again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxvl.data.formats import FORMATS, Arrays, CaptionFormat, Encoded, Format, QuestionFormat, field
+from jaxvl.data.formats import (
+    FORMATS,
+    Arrays,
+    CaptionFormat,
+    ClassifyFormat,
+    Encoded,
+    Format,
+    QuestionFormat,
+    field,
+)
 from jaxvl.data.images import ImageTransform
 from jaxvl.data.records import DataError, Records
 
 __all__ = [
-    "FORMATS", "CaptionFormat", "Captions", "Encoded", "Examples", "Format", "Images", "Pairs", "QuestionFormat",
-    "Reader", "Subset", "WithRows",
+    "FORMATS", "CaptionFormat", "Captions", "ClassifyFormat", "Encoded", "Examples", "Format", "Images", "Pairs",
+    "QuestionFormat", "Reader", "Subset", "WithRows",
 ]  # fmt: skip
 
 
@@ -40,7 +50,7 @@ class Reader(Protocol):
 
 
 class _Base:
-    """A source in three parts, so that views can leave the image out: `pixels`, `fields`, `annotation`."""
+    """A source in parts, so that views can leave the image out: `pixels`, `fields`, `annotation`."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -52,6 +62,10 @@ class _Base:
         """Normalised image `[H, W, 3]` of example `i` under the evaluation transform."""
         raise NotImplementedError
 
+    def pictures(self, i: int) -> Arrays:
+        """`image` of example `i`, and `image2` where it has two, under the evaluation transform."""
+        return {"image": self.pixels(i)}
+
     def fields(self, i: int) -> Arrays:
         """Everything of example `i` that needs no decoded image."""
         raise NotImplementedError
@@ -61,7 +75,7 @@ class _Base:
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> Arrays:
-        return {"image": self.pixels(i), **self.fields(i)}
+        return {**self.pictures(i), **self.fields(i)}
 
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
         raise TypeError(f"{type(self).__name__} is a view for evaluation: train on the source below it")
@@ -96,7 +110,7 @@ class Examples(_Base):
 
     Args:
       reader: see `Reader`.
-      format: `CaptionFormat` or `QuestionFormat`.
+      format: `CaptionFormat`, `QuestionFormat` or `ClassifyFormat`.
       images: the image transform. A number instead shows the model a constant zero image of that side in pixels
         (the blind baseline); no image file is opened then.
     """
@@ -119,6 +133,14 @@ class Examples(_Base):
             return _blank(self.images)
         return self.images(self.reader.image(_position(i, len(self))))
 
+    def pictures(self, i: int) -> Arrays:
+        first = {"image": self.pixels(i)}
+        if "image2" not in self.annotation(i):
+            return first
+        if isinstance(self.images, int):
+            return {**first, "image2": _blank(self.images)}
+        return {**first, "image2": self.images(_second(self.reader)(i))}
+
     def fields(self, i: int) -> Arrays:
         annotation = self.annotation(i)
         return {**self.format.encode(annotation, None).arrays, **_image_id(annotation)}
@@ -131,30 +153,39 @@ class Examples(_Base):
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
         annotation = self.annotation(i)
         encoded = self.format.encode(annotation, rng)
-        if not annotation.get("answers", True) and not annotation.get("targets", True):
+        bare = not annotation.get("answers", True) and not annotation.get("targets", True)
+        if bare and isinstance(self.format, QuestionFormat):
             raise DataError(
                 f"{', '.join(getattr(self.reader, 'files', []))}: example {i} (question_id "
                 f"{annotation.get('question_id')}), field 'answers': holds no answer. Questions without answers can "
                 "be predicted, not trained on: add answers or remove the row."
             )
+        images = {"image": self._training(self.reader.image, i, rng, encoded.text)}
+        if "image2" in annotation:  # drawn after the first image: its augmentation is another one
+            images["image2"] = self._training(_second(self.reader), i, rng, encoded.text)
+        return {**images, **encoded.arrays, **_image_id(annotation)}
+
+    def _training(
+        self, read: Callable[[int], np.ndarray], i: int, rng: np.random.Generator, text: str
+    ) -> np.ndarray:
         if isinstance(self.images, int):
-            pixels = _blank(self.images)
-        else:
-            pixels = self.images.training(self.reader.image(i), rng, text=encoded.text)
-        return {"image": pixels, **encoded.arrays, **_image_id(annotation)}
+            return _blank(self.images)
+        return self.images.training(read(i), rng, text=text)
 
     def shapes(self) -> Arrays:
         """Arrays of the shapes and types of a training example, without decoding an image.
 
         Raises:
-          DataError: questions without answers, which cannot be trained on.
+          DataError: questions without answers or sentences without labels, which cannot be trained on.
         """
-        if isinstance(self.format, QuestionFormat) and isinstance(self.reader, Records):
+        labelled = isinstance(self.format, (QuestionFormat, ClassifyFormat))
+        if labelled and isinstance(self.reader, Records):
             self.reader.require_answers()
         annotation = self.annotation(0)
         size = self.images if isinstance(self.images, int) else self.images.size
         arrays = self.format.encode(annotation, np.random.default_rng(0)).arrays
-        return {"image": _blank(size), **arrays, **_image_id(annotation)}
+        images = {name: _blank(size) for name in ("image", "image2") if name in annotation}
+        return {**images, **arrays, **_image_id(annotation)}
 
     @property
     def check_command(self) -> str:
@@ -196,6 +227,9 @@ class Subset(_View):
 
     def pixels(self, i: int) -> np.ndarray:
         return self.source.pixels(self._at(i))
+
+    def pictures(self, i: int) -> Arrays:
+        return self.source.pictures(self._at(i))
 
     def fields(self, i: int) -> Arrays:
         return self.source.fields(self._at(i))
@@ -324,6 +358,13 @@ class WithRows(_View):
 
 def _blank(size: int) -> np.ndarray:
     return np.zeros((size, size, 3), np.float32)
+
+
+def _second(reader: Reader) -> Callable[[int], np.ndarray]:
+    read = getattr(reader, "image2", None)
+    if read is None:
+        raise TypeError(f"{type(reader).__name__} annotates a second image, but has no method image2(i)")
+    return read
 
 
 def _image_id(annotation: Mapping[str, Any]) -> Arrays:

@@ -7,11 +7,13 @@ Questions without answers can be predicted; training on them is refused (`Record
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from jaxvl.data.answers import build_answers, fold, kind, read_answers, weigh
+from jaxvl.data.answers import build_answers, fold, kind, read_answers, soft_scores, weigh
 from jaxvl.data.captions import field_options, image_of, with_fields
 from jaxvl.data.images import ImageStore
 from jaxvl.data.records import (
@@ -25,6 +27,7 @@ from jaxvl.data.records import (
     options,
     read_json,
     read_rows,
+    report_dropped,
 )
 
 __all__ = [
@@ -86,6 +89,9 @@ class VqaV2(Records):
       annotations: the matching `v2_mscoco_*_annotations.json`; None for test sets.
       images: folder(s) or zip(s) that hold `train2014/COCO_train2014_000000000009.jpg` or the bare file names.
       image_template: file name of an image id; `{split}` is the `data_subtype` of the question file.
+      classes: a list of answers (see `read_answers`); questions none of whose human answers is in it are left out, as
+        ViLT and BridgeTower do, and counted in the attribute `dropped`. None = all questions stay.
+      matching: how human answers are compared with `classes`, see `soft_scores`.
       holdout: see `Records`.
     """
 
@@ -96,9 +102,22 @@ class VqaV2(Records):
         annotations: Paths | None = None,
         images: Paths,
         image_template: str = COCO_TEMPLATE,
+        classes: str | Path | None = None,
+        matching: str = "normalised",
         holdout: Mapping[str, Any] | None = None,
     ) -> None:
-        parsed = parse_vqa_v2(questions, annotations, image_template=image_template).require_valid()
+        known = frozenset(read_answers(classes)) if classes is not None else None
+        dropped: Counter[str] = Counter()
+
+        def keep(answers: list[str]) -> bool:
+            if known is None or not answers or not known.isdisjoint(soft_scores(answers, matching=matching)):
+                return True
+            dropped["no answer among the classes"] += 1
+            return False
+
+        parsed = parse_vqa_v2(questions, annotations, image_template=image_template, keep=keep)
+        self.dropped = dict(dropped)
+        report_dropped(parsed.require_valid(), dropped)
         template = None if image_template == COCO_TEMPLATE else image_template
         extra = options(annotations=annotations, images=images, format="vqa_v2", image_template=template)
         super().__init__(parsed, [ImageStore(images)], check=[*parsed.files, *extra], holdout=holdout)
@@ -171,9 +190,17 @@ def parse_albef(files: Paths, *, vg_weight: float = 0.5) -> Parsed:
 
 
 def parse_vqa_v2(
-    questions: Paths, annotations: Paths | None, *, image_template: str = COCO_TEMPLATE
+    questions: Paths,
+    annotations: Paths | None,
+    *,
+    image_template: str = COCO_TEMPLATE,
+    keep: Callable[[list[str]], bool] = lambda answers: True,
 ) -> Parsed:
-    """All rows of official VQA v2 files, joined by question id, good ones and problems."""
+    """All rows of official VQA v2 files, joined by question id, good ones and problems.
+
+    Args:
+      keep: of the human answers of a question: False leaves it out.
+    """
     parsed = Parsed(as_paths(questions))
     answered = _annotations(as_paths(annotations), parsed) if annotations is not None else None
     for file in parsed.files:
@@ -195,6 +222,8 @@ def parse_vqa_v2(
                 row.bad("question_id", f"{question_id} has no annotation", GIVE_ANNOTATIONS)
                 continue
             answers, answer_type = answered[question_id] if answered is not None else ([], None)
+            if not keep(answers):
+                continue
             if not answers:
                 problem = Problem(file, number, "answers", "is missing", GIVE_ANNOTATIONS)
                 parsed.unanswered[len(parsed.packed)] = problem

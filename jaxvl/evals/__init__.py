@@ -1,5 +1,6 @@
 """Evaluators by the name a config gives them."""
 
+from jaxvl.evals.accuracy import AccuracyEval, MajorityClass
 from jaxvl.evals.hypergraph import HypergraphEval
 from jaxvl.evals.match import MatchEval
 from jaxvl.evals.retrieval import RetrievalEval
@@ -9,6 +10,8 @@ from jaxvl.evals.vqa import MajorityBaseline, VQAEval
 EVALS = {
     "vqa": VQAEval,
     "majority": MajorityBaseline,
+    "accuracy": AccuracyEval,
+    "majority_class": MajorityClass,
     "retrieval": RetrievalEval,
     "match": MatchEval,
     "hypergraph": HypergraphEval,

@@ -57,7 +57,7 @@ class VQAEval:
     def __call__(self, predict: Predict, source: Source) -> dict[str, float]:
         """Predict, write `results`, score."""
         annotations = [source.annotation(i) for i in range(len(source))]
-        if self.results is None and not any(a.get("answers") for a in annotations):
+        if self.results is None and not any(a.get("answers") or a.get("scores") for a in annotations):
             raise ValueError(
                 "no question has human answers and results=None: nothing to score, nothing to write"
             )
@@ -109,9 +109,18 @@ class MajorityBaseline:
 def accuracy(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], *, variant: str = "official"
 ) -> dict[str, float]:
-    """ "accuracy" and "accuracy/<answer type>" in percent over the questions that have human answers."""
-    known = [(p, a) for p, a in zip(predictions, annotations, strict=True) if a.get("answers")]
-    values = [100.0 * scores.vqa_accuracy(p, answers=a["answers"], variant=variant) for p, a in known]
+    """ "accuracy" and "accuracy/<answer type>" in percent over the questions that have human answers.
+
+    Questions with `scores` {answer: score} instead, as in Arrow tables, have the accuracy that was worked out there.
+    """
+    pairs = zip(predictions, annotations, strict=True)
+    known = [(p, a) for p, a in pairs if a.get("answers") or a.get("scores")]
+    values = [
+        100.0 * scores.vqa_accuracy(p, answers=a["answers"], variant=variant)
+        if a.get("answers")
+        else 100.0 * a["scores"].get(p, 0.0)
+        for p, a in known
+    ]
     return scores.mean_by(values, groups=[str(a.get("answer_type") or "") for _, a in known], name="accuracy")
 
 

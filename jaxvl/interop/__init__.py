@@ -3,6 +3,7 @@
 from jaxvl.interop.albef import export_albef, import_albef
 from jaxvl.interop.albef_yaml import albef_flags
 from jaxvl.interop.bert import import_bert
+from jaxvl.interop.bridgetower import export_bridgetower, import_bridgetower
 from jaxvl.interop.files import (
     WeightsError,
     load_params,
@@ -15,6 +16,8 @@ from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.sources import foreign_params, minilm_dir
 from jaxvl.interop.torch_weights import read
 from jaxvl.interop.torch_zip import UnsafeWeightsError
+from jaxvl.interop.towers import import_text_tower, import_vision_tower
+from jaxvl.interop.vilt import export_vilt, import_vilt
 from jaxvl.interop.vit import import_vit
 
 __all__ = [
@@ -24,9 +27,15 @@ __all__ = [
     "WeightsError",
     "albef_flags",
     "export_albef",
+    "export_bridgetower",
+    "export_vilt",
     "foreign_params",
     "import_albef",
     "import_bert",
+    "import_bridgetower",
+    "import_text_tower",
+    "import_vilt",
+    "import_vision_tower",
     "import_vit",
     "load_params",
     "load_safetensors",

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxvl.interop.albef import export_albef, import_albef, left_out
 from jaxvl.interop.albef_yaml import STAGES, albef_flags
 from jaxvl.interop.bert import import_bert
-from jaxvl.interop.files import WeightsError, load_params, save_params, save_safetensors
+from jaxvl.interop.bridgetower import export_bridgetower, import_bridgetower
+from jaxvl.interop.files import Tensors, Tree, WeightsError, load_params, save_params, save_safetensors
 from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.torch_weights import read
+from jaxvl.interop.towers import import_text_tower, import_vision_tower
+from jaxvl.interop.vilt import export_vilt, import_vilt
 from jaxvl.interop.vit import import_vit
+
+IMPORTS: Mapping[str, Callable[[Tensors, argparse.Namespace], Imported]] = {
+    "albef": lambda state, args: import_albef(state, text_layers=args.text_layers),
+    "bert": lambda state, args: import_bert(
+        state, text_layers=args.text_layers or 6, fusion_layers=args.fusion_layers
+    ),
+    "vit": lambda state, args: import_vit(state),
+    "vilt": lambda state, args: import_vilt(state, grid=args.grid or 7, images=args.images, tied=args.tied),
+    "bridgetower": lambda state, args: import_bridgetower(
+        state, depth=args.depth, take=args.take, images=args.images, tied=bool(args.tied)
+    ),
+    "text_tower": lambda state, args: import_text_tower(state, layers=args.text_layers, tied=bool(args.tied)),
+    "vision_tower": lambda state, args: import_vision_tower(state, grid=args.grid),
+}
+EXPORTS: Mapping[str, Callable[[Tree], Tensors]] = {"vilt": export_vilt, "bridgetower": export_bridgetower}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +76,9 @@ def convert(args: argparse.Namespace) -> None:
     imported = _imported(args)
     if args.source != "jaxvl":
         print(imported.report if args.report else imported.report.summary())
-    if args.to == "albef":
+    if args.to in EXPORTS:
+        save_safetensors(out, EXPORTS[args.to](imported.params))
+    elif args.to == "albef":
         save_safetensors(out, export_albef(imported.params, imported.momentum, imported.queue))
         if dropped := left_out(imported.params):
             print(f"left out: {', '.join(dropped)} (ALBEF's VQA model has no heads of pre-training)")
@@ -74,11 +94,7 @@ def _imported(args: argparse.Namespace) -> Imported:
         return Imported(load_params(args.file), extra.get("momentum"), extra.get("queue"), Report())
     state = read(args.file, level=args.level)
     try:
-        if args.source == "bert":
-            return import_bert(state, text_layers=args.text_layers or 6, fusion_layers=args.fusion_layers)
-        if args.source == "vit":
-            return import_vit(state)
-        return import_albef(state, text_layers=args.text_layers)
+        return IMPORTS[args.source](state, args)
     except WeightsError as error:
         raise WeightsError(f"{args.file}: {error}") from error
 
@@ -110,14 +126,15 @@ def _parser() -> argparse.ArgumentParser:
         "file", metavar="IN", help=".pth, .pt, .bin, .safetensors, *.index.json or a folder"
     )
     converter.add_argument("out", metavar="OUT", help="*.safetensors")
-    converter.add_argument("--from", dest="source", required=True, choices=["albef", "bert", "vit", "jaxvl"])
-    converter.add_argument("--to", required=True, choices=["jaxvl", "albef"])
+    converter.add_argument("--from", dest="source", required=True, choices=[*IMPORTS, "jaxvl"])
+    converter.add_argument("--to", required=True, choices=["jaxvl", "albef", *EXPORTS])
     converter.add_argument("--report", action="store_true", help="print what became of every tensor")
     converter.add_argument(
         "--extra", metavar="FILE", help="momentum and queue: written, or read with --from jaxvl"
     )
     converter.add_argument("--text-layers", type=int, help="layers without images (bert: 6; albef: found)")
     converter.add_argument("--fusion-layers", type=int, default=6, help="layers of a BERT that follow them")
+    _pair_options(converter)
     converter.add_argument("--level", **level)
     converter.set_defaults(run=convert)
 
@@ -127,6 +144,21 @@ def _parser() -> argparse.ArgumentParser:
     teller.add_argument("--gpus", type=int, default=8, help="GPUs that ALBEF's batch size is for (8)")
     teller.set_defaults(run=config)
     return parser
+
+
+def _pair_options(converter: argparse.ArgumentParser) -> None:
+    """Options of ViLT, BridgeTower and single towers: what the file cannot tell about the model."""
+    converter.add_argument("--grid", type=int, help="patches per side of a ViLT's images (7)")
+    converter.add_argument("--images", type=int, choices=[1, 2], help="images of the model: 2 for NLVR2")
+    converter.add_argument("--depth", type=int, default=3, help="bridgetower: cross-modal layers (3)")
+    converter.add_argument(
+        "--take", type=int, nargs="+", metavar="N", help="bridgetower: which of the file's cross-modal layers"
+    )
+    converter.add_argument(
+        "--tied",
+        action=argparse.BooleanOptionalAction,
+        help="whether the model's language-model head shares the word table (no; vilt: as in the file)",
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from jaxvl.interop.names import (
     Decoder,
     Link,
     Row,
-    encode,
+    encode_all,
     foreign_error,
     layer_count,
     links,
@@ -284,14 +284,7 @@ def _exported(arrays: Tensors, anatomy: Anatomy, *, copy: str) -> Tensors:
 
 
 def _encode_all(arrays: Tensors, table: tuple[Link, ...], what: str) -> Tensors:
-    tensors, used = encode(arrays, table)
-    lost = [path for path in arrays if path not in used]
-    if lost:
-        scanned = " (scanned stack: unstack the layers first)" if re.search(r"_\d+_\d+/", lost[0]) else ""
-        raise WeightsError(
-            f"{what}: {lost[0]!r} has no name in ALBEF's format{scanned}; {len(lost)} such tensors"
-        )
-    return tensors
+    return encode_all(arrays, table, what, kind="ALBEF")
 
 
 def _int64(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

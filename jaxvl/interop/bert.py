@@ -73,7 +73,7 @@ def import_bert(
     Raises:
       WeightsError: not BERT, too few layers, an untied decoder, or (strict) missing or unknown names.
     """
-    arrays, renamed = _modern_names(named_arrays(state))
+    arrays, renamed = modern_names(named_arrays(state))
     prefix = find_prefix(arrays, WORD, PREFIXES)
     if prefix is None:
         raise foreign_error(arrays, "BERT")
@@ -111,7 +111,7 @@ def _table(text_layers: int, fusion_layers: int) -> tuple[Link, ...]:
     return text + fusion + links(MLM_HEAD)
 
 
-def _modern_names(arrays: Tensors) -> tuple[Tensors, list[str]]:
+def modern_names(arrays: Tensors) -> tuple[Tensors, list[str]]:
     """Norms of files born in TensorFlow under today's names, and which those are."""
     new = {name: re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name) for name in arrays}
     new = {name: re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", n) for name, n in new.items()}

@@ -42,6 +42,8 @@ QKV_KERNEL = Codec(
 QKV_BIAS = Codec(
     "split into query, key, value", lambda x: tuple(np.split(x, 3)), lambda *x: np.concatenate(x)
 )
+CLASS_TOKEN = Codec("[D] to [1,1,D]", lambda x: (x.reshape(1, 1, -1),), lambda x: x.reshape(-1))
+ROWS = Codec("[P,D] to [1,P,D]", lambda x: (x[None],), lambda x: x[0])
 
 KINDS: Mapping[str, tuple[tuple[str, str, Codec], ...]] = {  # foreign suffix, canonical suffix, codec
     "array": (("", "", SAME),),
@@ -50,6 +52,11 @@ KINDS: Mapping[str, tuple[tuple[str, str, Codec], ...]] = {  # foreign suffix, c
     "conv": ((".weight", "/kernel", CONV), (".bias", "/bias", SAME)),
     "norm": ((".weight", "/scale", SAME), (".bias", "/bias", SAME)),
     "qkv": ((".weight", "/kernel", QKV_KERNEL), (".bias", "/bias", QKV_BIAS)),
+    "in_proj": (("_weight", "/kernel", QKV_KERNEL), ("_bias", "/bias", QKV_BIAS)),
+    "unbiased conv": ((".weight", "/kernel", CONV),),
+    "unbiased dense": ((".weight", "/kernel", TRANSPOSE),),
+    "class": (("", "", CLASS_TOKEN),),
+    "rows": (("", "", ROWS),),
 }
 
 
@@ -236,3 +243,19 @@ def encode(arrays: Mapping[str, Any], table: Iterable[Link]) -> tuple[Tensors, s
         tensors[link.foreign] = np.array(link.codec.encode(*(arrays[p] for p in link.ours)), order="C")
         used |= set(link.ours)
     return tensors, used
+
+
+def encode_all(arrays: Mapping[str, Any], table: Iterable[Link], what: str, *, kind: str) -> Tensors:
+    """`encode`, where every one of `arrays` must have a name.
+
+    Raises:
+      WeightsError: one of `what` has no name in the format of `kind`, or only part of a fused tensor is there.
+    """
+    tensors, used = encode(arrays, table)
+    lost = [path for path in arrays if path not in used]
+    if lost:
+        scanned = " (scanned stack: unstack the layers first)" if re.search(r"_\d+_\d+/", lost[0]) else ""
+        raise WeightsError(
+            f"{what}: {lost[0]!r} has no name in {kind}'s format{scanned}; {len(lost)} such tensors"
+        )
+    return tensors

@@ -15,6 +15,7 @@ from jax import Array
 from jaxvl.models.initial import zeros
 from jaxvl.models.layers import (
     MLP,
+    VOCABULARY,
     WHOLE,
     Attention,
     Dense,
@@ -48,18 +49,33 @@ class BertAttention(nn.Module):
     attn_dropout: float = 0.1
     train: bool = False
     dtype: Dtype = jnp.float32
+    eps: float = EPS
 
     def setup(self) -> None:
         self.attention = Attention(self.heads, dropout=self.attn_dropout, train=self.train, dtype=self.dtype)
         nn.share_scope(self, self.attention)
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        self.norm = LayerNorm(EPS, dtype=self.dtype)
+        self.norm = LayerNorm(self.eps, dtype=self.dtype)
 
     def __call__(
         self, x_bld: Array, x_kv: Array, mask: Array | None = None, kv_index: Array | None = None
     ) -> Array:
         """`x_bld [B,L,D]`, `x_kv [B',S,D']` -> `[B,L,D]`; `mask` and `kv_index` as in `Attention`."""
         return self.norm(x_bld + self.drop(self.attention(x_bld, x_kv, mask, kv_index)))
+
+    def queries(self, x_bld: Array) -> Array:
+        """`[B,L,D] -> [B,L,H,K]`."""
+        return self.attention.queries(x_bld)
+
+    def keys_values(self, x_kv: Array) -> tuple[Array, Array]:
+        """`[B,S,D] -> ([B,S,H,K], [B,S,H,K])`."""
+        return self.attention.keys_values(x_kv)
+
+    def update(
+        self, x_bld: Array, q_blhk: Array, k_bshk: Array, v_bshk: Array, mask: Array | None = None
+    ) -> Array:
+        """A call whose queries, keys and values are there already: `LN(x + Drop(mix(q, k, v)))`."""
+        return self.norm(x_bld + self.drop(self.attention.mix(q_blhk, k_bshk, v_bshk, mask)))
 
 
 class FeedForward(nn.Module):
@@ -69,12 +85,13 @@ class FeedForward(nn.Module):
     dropout: float = 0.1
     train: bool = False
     dtype: Dtype = jnp.float32
+    eps: float = EPS
 
     def setup(self) -> None:
         self.body = MLP(self.mlp, names=("up", "down"), dtype=self.dtype)
         nn.share_scope(self, self.body)
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        self.norm = LayerNorm(EPS, dtype=self.dtype)
+        self.norm = LayerNorm(self.eps, dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:
         """`x [..., D] -> [..., D]`."""
@@ -82,36 +99,58 @@ class FeedForward(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type 0, layer norm, dropout: `ids [...,L] -> [...,L,D]`."""
+    """Word + position + token type 0, layer norm, dropout: `ids [...,L] -> [...,L,D]`.
+
+    With `pad` the positions are RoBERTa's: words are counted from `pad + 1`, padding has position `pad`. With
+    `shared` a learnt vector that all tokens share comes on top (ViLT). `types` is the number of token types.
+    """
 
     vocab_size: int
     width: int
     max_positions: int = 512
     dropout: float = 0.1
     dtype: Dtype = jnp.float32
+    eps: float = EPS
+    types: int = 2
+    pad: int | None = None
+    shared: bool = False
 
     def setup(self) -> None:
         self.word = Embedding(self.vocab_size, self.width, axis="vocab", dtype=self.dtype)
         self.position = Embedding(self.max_positions, self.width, dtype=self.dtype)
-        self.token_type = Embedding(2, self.width, dtype=self.dtype)
-        self.norm = LayerNorm(EPS, dtype=self.dtype)
+        self.token_type = Embedding(self.types, self.width, dtype=self.dtype)
+        self.norm = LayerNorm(self.eps, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
+        self.modality = Embedding(1, self.width, dtype=self.dtype) if self.shared else None
 
-    def __call__(self, ids: Array, *, train: bool = False) -> Array:
-        """Raises ValueError when the text is longer than the position table."""
-        length = ids.shape[-1]
-        if length > self.max_positions:
+    def __call__(self, ids: Array, mask: Array | None = None, *, train: bool = False) -> Array:
+        """`mask [...,L]` bool, True = token, is needed with `pad`.
+
+        Raises:
+          ValueError: the text is longer than the position table.
+        """
+        length, first = ids.shape[-1], 0 if self.pad is None else self.pad + 1
+        if length > self.max_positions - first:
+            less = f", of which the first {first} are for padding" if first else ""
             raise ValueError(
-                f"text of length {length} exceeds max_positions={self.max_positions}: shorten the text or "
-                "build the model with more positions"
+                f"text of length {length} exceeds max_positions={self.max_positions}{less}: shorten the text "
+                "or build the model with more positions"
             )
+        positions = jnp.arange(length)
+        if self.pad is not None:
+            assert mask is not None
+            positions = jnp.cumsum(mask, axis=-1, dtype=jnp.int32) * mask + self.pad
         types = jnp.zeros((length,), jnp.int32)
-        x = self.word(ids) + self.position(jnp.arange(length)) + self.token_type(types)
-        return batch_major(self.drop(self.norm(x), deterministic=not train))
+        x = self.word(ids) + self.position(positions) + self.token_type(types)
+        x = self.drop(self.norm(x), deterministic=not train)
+        return batch_major(x if self.modality is None else x + self.modality(types))
 
 
 class BertLayer(nn.Module):
-    """Self-attention and feed-forward; owns `attention`, `ffn`."""
+    """Self-attention and feed-forward; owns `attention`, `ffn`.
+
+    With `qkv` it returns its queries, keys and values besides.
+    """
 
     heads: int
     mlp: int
@@ -119,14 +158,18 @@ class BertLayer(nn.Module):
     attn_dropout: float = 0.1
     train: bool = False
     dtype: Dtype = jnp.float32
+    eps: float = EPS
+    qkv: bool = False
 
     @nn.compact
-    def __call__(self, x_bld: Array, mask: Array | None = None) -> Array:
-        """`x_bld [B,L,D]`, `mask` broadcastable to `[B,H,L,L]` -> `[B,L,D]`."""
-        kw: dict[str, Any] = dict(dropout=self.dropout, train=self.train, dtype=self.dtype)
+    def __call__(self, x_bld: Array, mask: Array | None = None) -> Any:
+        """`x_bld [B,L,D]`, `mask` broadcastable to `[B,H,L,L]` -> `[B,L,D]`; `qkv`: and three of `[B,L,H,K]`."""
+        kw: dict[str, Any] = dict(dropout=self.dropout, train=self.train, dtype=self.dtype, eps=self.eps)
         attention = BertAttention(self.heads, attn_dropout=self.attn_dropout, name="attention", **kw)
-        x_bld = attention(x_bld, x_bld, mask)
-        return batch_major(FeedForward(self.mlp, name="ffn", **kw)(x_bld))
+        qkv = attention.queries(x_bld), *attention.keys_values(x_bld)
+        x_bld = attention.update(x_bld, *qkv, mask)
+        x_bld = batch_major(FeedForward(self.mlp, name="ffn", **kw)(x_bld))
+        return (x_bld, qkv) if self.qkv else x_bld
 
 
 class DecoderLayer(nn.Module):
@@ -157,17 +200,22 @@ class DecoderLayer(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """Vocabulary logits from hidden states, tied to the word table; owns `dense`, `norm`, `bias`."""
+    """Vocabulary logits from hidden states; owns `dense`, `norm`, `bias`, and `decoder` unless `tied` to the words."""
 
     dtype: Dtype = jnp.float32
+    eps: float = EPS
+    tied: bool = True
 
     @nn.compact
     def __call__(self, x: Array, word: Embedding) -> Array:
         """`x [...,D]`, table `word` of `V` rows -> float32 logits `[...,V]`."""
         x = gelu(Dense(x.shape[-1], WHOLE, dtype=self.dtype, name="dense")(x))
-        x = LayerNorm(EPS, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(self.eps, dtype=self.dtype, name="norm")(x)
         bias = self.param("bias", logical(zeros, word.axis), (word.size,), jnp.float32)
-        return word.attend(x) + bias
+        if self.tied:
+            return word.attend(x) + bias
+        kw: dict[str, Any] = dict(use_bias=False, dtype=self.dtype, out_dtype=jnp.float32, name="decoder")
+        return Dense(word.size, VOCABULARY, **kw)(x) + bias
 
 
 class TextEncoder(nn.Module):

@@ -24,9 +24,11 @@ from jaxvl.models.stacks import unstack_layers as unstack_layers
 Axes = tuple[str | None, ...]
 Dtype = Any
 
-# The only axis names that other files need: kernels whose output stays whole, or is a contrastive feature.
+# The only axis names that other files need: kernels whose output stays whole, or is a contrastive feature, or
+# logits of the vocabulary.
 WHOLE: Axes = ("embed", None)
 FEATURES: Axes = ("embed", "feat")
+VOCABULARY: Axes = ("embed", "vocab")
 
 MASKED = -1e4  # additive attention mask of BERT; exp underflows to exactly 0 in float32
 
@@ -46,8 +48,19 @@ def gelu(x: Array) -> Array:
     return nn.gelu(x, approximate=False)
 
 
+def quick_gelu(x: Array) -> Array:
+    """`x sigmoid(1.702 x)`, the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
 class Dense(nn.Module):
-    """`x [..., I] -> [..., features]`; `axes` are the logical axes of the kernel `[I, features]`."""
+    """`x [..., I] -> [..., features]`; `axes` are the logical axes of the kernel `[I, features]`.
+
+    With `out_dtype` the products of `dtype` numbers are summed and returned in that type.
+    """
 
     features: int
     axes: Axes
@@ -55,6 +68,7 @@ class Dense(nn.Module):
     kernel_init: Init = normal
     bias_init: Init = zeros
     dtype: Dtype = jnp.float32
+    out_dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -64,7 +78,7 @@ class Dense(nn.Module):
             (x.shape[-1], self.features),
             jnp.float32,
         )
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=self.out_dtype)
         if self.use_bias:
             bias = self.param(
                 "bias",
@@ -72,7 +86,7 @@ class Dense(nn.Module):
                 (self.features,),
                 jnp.float32,
             )
-            y = y + bias.astype(self.dtype)
+            y = y + bias.astype(y.dtype)
         return y
 
 
@@ -106,11 +120,12 @@ class Embedding(nn.Module):
     width: int
     axis: str | None = None
     dtype: Dtype = jnp.float32
+    init_table: Init = table
 
     def setup(self) -> None:
         self.embedding = self.param(
             "embedding",
-            logical(table, self.axis, None),
+            logical(self.init_table, self.axis, None),
             (self.size, self.width),
             jnp.float32,
         )
@@ -131,6 +146,7 @@ class PatchEmbed(nn.Module):
 
     patch: int
     width: int
+    use_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -141,10 +157,13 @@ class PatchEmbed(nn.Module):
         rows, cols = height // p, wide // p
         shape = (p, p, channels, self.width)
         kernel = self.param("kernel", logical(normal, None, None, None, "embed"), shape, jnp.float32)
-        bias = self.param("bias", logical(zeros, "embed"), (self.width,), jnp.float32)
         x = image.astype(self.dtype).reshape(batch, rows, p, cols, p, channels).swapaxes(2, 3)
         x = x.reshape(batch, rows * cols, p * p * channels)
-        return x @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
+        x = x @ kernel.reshape(-1, self.width).astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", logical(zeros, "embed"), (self.width,), jnp.float32)
+            x = x + bias.astype(self.dtype)
+        return x
 
 
 def attend(
@@ -179,7 +198,8 @@ class Attention(nn.Module):
     """Multi-head attention; owns `query`, `key`, `value`, `out`; head `h` has columns `hK..hK+K-1` of each.
 
     `kv_index [B] i32` picks, for each row of queries, the row of `x_kv` that it sees: keys and values of an
-    image are then computed once however many texts look at it.
+    image are then computed once however many texts look at it. `queries`, `keys_values` and `mix` are the parts
+    of a call, for those who need what is in between.
     """
 
     heads: int
@@ -188,40 +208,61 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
     out_init: Init = normal
 
-    @nn.compact
     def __call__(
         self, x_bld: Array, x_kv: Array, mask: Array | None = None, kv_index: Array | None = None
     ) -> Array:
         """`x_bld [B,L,D]`, `x_kv [B',S,D']`, `mask` broadcastable to `[B,H,L,S]` -> `[B,L,D]`."""
-        width = x_bld.shape[-1]
-
-        def project(name: str, x: Array) -> Array:
-            init = normal if name == "value" else selective
-            dense = Dense(width, ("embed", "heads"), kernel_init=init, dtype=self.dtype, name=name)
-            return dense(x).reshape(*x.shape[:-1], self.heads, width // self.heads)
-
-        q, k, v = project("query", x_bld), project("key", x_kv), project("value", x_kv)
+        q = self.queries(x_bld)
+        k, v = self.keys_values(x_kv, x_bld.shape[-1])
         if kv_index is not None:
             k, v = jnp.take(k, kv_index, axis=0), jnp.take(v, kv_index, axis=0)
-        drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        ctx = attend(q, k, v, mask, dropout=drop).reshape(x_bld.shape)
-        out = Dense(width, ("heads", "embed"), kernel_init=self.out_init, dtype=self.dtype, name="out")(ctx)
+        return self.mix(q, k, v, mask)
+
+    def queries(self, x_bld: Array) -> Array:
+        """`[B,L,D] -> [B,L,H,K]` with `H K = D`; after the bias, before scaling."""
+        return self._project("query", x_bld, x_bld.shape[-1])
+
+    def keys_values(self, x_kv: Array, width: int | None = None) -> tuple[Array, Array]:
+        """`[B,S,D'] -> ([B,S,H,K], [B,S,H,K])` with `H K = width`; None = `D'`."""
+        width = x_kv.shape[-1] if width is None else width
+        return self._project("key", x_kv, width), self._project("value", x_kv, width)
+
+    def mix(self, q_blhk: Array, k_bshk: Array, v_bshk: Array, mask: Array | None = None) -> Array:
+        """What the queries find, through `out`: `[B,L,D]`."""
+        width = q_blhk.shape[-2] * q_blhk.shape[-1]
+        ctx = attend(q_blhk, k_bshk, v_bshk, mask, dropout=self._part("Dropout_0", width))
+        out = self._part("out", width)(ctx.reshape(*q_blhk.shape[:-2], width))
         return checkpoint_name(out, "attn_out")
+
+    def _project(self, name: str, x: Array, width: int) -> Array:
+        return self._part(name, width)(x).reshape(*x.shape[:-1], self.heads, width // self.heads)
+
+    @nn.compact  # the one place that makes parts: a method makes those that it uses, with the width of its input
+    def _part(self, name: str, width: int) -> nn.Module:
+        if name == "Dropout_0":
+            return nn.Dropout(self.dropout, deterministic=not self.train, name=name)
+        init = {"value": normal, "out": self.out_init}.get(name, selective)
+        axes: Axes = ("heads", "embed") if name == "out" else ("embed", "heads")
+        return Dense(width, axes, kernel_init=init, dtype=self.dtype, name=name)
 
 
 class MLP(nn.Module):
-    """`x [..., D] -> [..., D]` through `hidden` units and exact GELU; `names` are those of the two layers."""
+    """`x [..., D] -> [..., D]` through `hidden` units and exact GELU; `names` are those of the two layers.
+
+    `act` is a key of `ACTIVATIONS`.
+    """
 
     hidden: int
     names: tuple[str, str] = ("fc1", "fc2")
     dtype: Dtype = jnp.float32
     kernel_init: Init = normal
+    act: str = "gelu"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kw: dict[str, Any] = dict(kernel_init=self.kernel_init, dtype=self.dtype)
         h = checkpoint_name(Dense(self.hidden, ("embed", "mlp"), name=self.names[0], **kw)(x), "mlp_pre")
-        return Dense(x.shape[-1], ("mlp", "embed"), name=self.names[1], **kw)(gelu(h))
+        return Dense(x.shape[-1], ("mlp", "embed"), name=self.names[1], **kw)(ACTIVATIONS[self.act](h))
 
 
 REMAT: Mapping[str, Any] = {
@@ -230,16 +271,23 @@ REMAT: Mapping[str, Any] = {
 }
 
 
-def rematerialised(block: type[nn.Module], remat: str | None, *, prevent_cse: bool = True) -> type[nn.Module]:
+def rematerialised(
+    block: type[nn.Module],
+    remat: str | None,
+    *,
+    prevent_cse: bool = True,
+    methods: Sequence[str] = ("__call__",),
+) -> type[nn.Module]:
     """`block` whose activations are recomputed in the backward pass; `remat` is a key of `REMAT` or None.
 
-    `prevent_cse=False` is for the body of a scan, where the compiler cannot merge the two computations.
+    `prevent_cse=False` is for the body of a scan, where the compiler cannot merge the two computations. `methods` are
+    those whose activations are; they must not call one another.
     """
     if remat is None:
         return block
     if remat not in REMAT:
         raise ValueError(f"remat={remat!r}: expected None or one of {sorted(REMAT)}")
-    return nn.remat(block, policy=REMAT[remat], prevent_cse=prevent_cse)
+    return nn.remat(block, policy=REMAT[remat], prevent_cse=prevent_cse, methods=list(methods))
 
 
 def run_layers(
@@ -250,29 +298,40 @@ def run_layers(
     name: str,
     scan: bool,
     remat: str | None,
+    states: list[Any] | None = None,
 ) -> Any:
     """Apply one `block` per entry of `kwargs` inside a compact method; it maps `(carry, *args) -> carry`.
 
     Unrolled, layer `i` owns the parameters `{name}_{i}`. Scanned, each run of equal kwargs `a..b-1` owns one
-    stack `{name}_{a}_{b}` with a leading `layers` axis; `unstack_layers` and `stack_layers` convert.
+    stack `{name}_{a}_{b}` with a leading `layers` axis; `unstack_layers` and `stack_layers` convert. The carry
+    after every layer is appended to `states`, if given.
     """
     block = rematerialised(block, remat, prevent_cse=not scan)
     if not scan:
         for i, kw in enumerate(kwargs):
             carry = block(**kw, name=f"{name}_{i}")(carry, *args)
+            if states is not None:
+                states.append(carry)
         return carry
+    keep = states is not None
     for start, stop in equal_runs(kwargs):
         module = block(**kwargs[start], name=f"{name}_{start}_{stop}")
         body = nn.scan(
-            lambda layer, x, *rest: (layer(x, *rest), None),
+            lambda layer, x, *rest: _carry_and_state(layer(x, *rest), keep),
             variable_axes={"params": 0, "diagnostics": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast,) * len(args),
             length=stop - start,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        carry, _ = body(module, carry, *args)
+        carry, each = body(module, carry, *args)
+        if states is not None:
+            states.extend(jax.tree.map(lambda x, i=i: x[i], each) for i in range(stop - start))
     return carry
+
+
+def _carry_and_state(carry: Any, keep: bool) -> tuple[Any, Any]:
+    return carry, carry if keep else None
 
 
 def equal_runs(items: Sequence[Any]) -> list[tuple[int, int]]:

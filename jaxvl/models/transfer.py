@@ -17,8 +17,12 @@ from jax import Array
 from jaxvl.models.layers import stack_layers, unstack_layers
 from jaxvl.models.vit import resize_positions
 
-HEADS = ("vision_proj", "text_proj", "itm_head", "mlm_head", "temp", "text_decoder")
+HEADS = ("vision_proj", "text_proj", "itm_head", "mlm_head", "temp", "text_decoder", "class_head")
 OWN = ("hypergraph", "hg_fusion", "hg_ffn", "visual_update", "adapter")  # parts that ALBEF lacks
+TYPES = ("bridge/token_type/embedding", "modality/embedding")  # rows: text, image, second image
+# Towers that start from a model of both modalities take one of its rows.
+TYPE_OF_TOWER = {"text_encoder/embeddings/modality/embedding": 0, "visual_encoder/modality/embedding": 1}
+PAIR_HEADS = ("itm_head", "class_head")  # their width is that of what another model pools
 TOWERS = {"vision": ("visual_encoder",), "text": ("text_encoder", "fusion_encoder")}
 
 
@@ -57,12 +61,15 @@ def adapt(
 
     A tensor that is not loaded under its own path is looked up through `renames`. Patch position embeddings
     (`pos_embed`) of another grid are resized bicubically; of text positions (`position/embedding`) the common
-    rows are taken. Types are those of `fresh`.
+    rows are taken; the row of a second image (`TYPES`) is that of the first. Dtypes are those of `fresh`. Where
+    `renames` are needed, the source is another kind of model: its matching and class heads, if of another shape, are
+    not taken.
 
     Args:
       loaded: parameters to start from, unboxed.
       fresh: initialised parameters of the model, unboxed.
-      renames: `(source, target)` path prefixes: a tensor `target/x` that is missing is taken from `source/x`.
+      renames: `(source, target)` path prefixes: a tensor `target` or `target/x` that is missing is taken from
+        `source` or `source/x`.
 
     Returns:
       The parameters, and a `Report` of what came from where.
@@ -77,8 +84,9 @@ def adapt(
     kept: list[str] = []
     used: set[str] = set()
     out: dict[str, Array] = {}
+    other = _other_heads(source, target, renames)
     for path, value in target.items():
-        origin = _origin(path, source, renames)
+        origin = None if path.split("/")[0] in other else _origin(path, source, renames)
         if origin is None:
             out[path] = value
             kept.append(path)
@@ -94,8 +102,8 @@ def adapt(
 def lacking(report: Report, weights: Collection[str] = ()) -> tuple[str, ...]:
     """The fresh paths of `report` that a source of weights must not lack (specification, section 9).
 
-    Heads, the decoder, and the parts that ALBEF does not have may be missing. A file for one tower may lack all but that
-    tower, and a BERT cross attention.
+    Heads, the decoder, and the parts that ALBEF does not have may be missing. A file for one tower may lack all but
+    that tower, and a BERT cross attention.
 
     Args:
       report: of `adapt`.
@@ -111,8 +119,19 @@ def lacking(report: Report, weights: Collection[str] = ()) -> tuple[str, ...]:
 
 
 def _origin(path: str, source: Mapping[str, Array], renames: Sequence[tuple[str, str]]) -> str | None:
-    candidates = [path] + [old + path[len(new) :] for old, new in renames if path.startswith(new + "/")]
+    fits = [(old, new) for old, new in renames if path == new or path.startswith(new + "/")]
+    candidates = [path] + [old + path[len(new) :] for old, new in fits]
     return next((c for c in candidates if c in source), None)
+
+
+def _other_heads(
+    source: Mapping[str, Array], target: Mapping[str, Array], renames: Sequence[tuple[str, str]]
+) -> set[str]:
+    """The `PAIR_HEADS` of which a tensor has another shape, if the source is another kind of model."""
+    if all(_origin(path, source, renames) in (path, None) for path in target):
+        return set()
+    shared = (path for path in target if path in source and path.split("/")[0] in PAIR_HEADS)
+    return {path.split("/")[0] for path in shared if source[path].shape != target[path].shape}
 
 
 def _fit(path: str, loaded: Array, fresh: Array) -> Array:
@@ -125,6 +144,11 @@ def _fit(path: str, loaded: Array, fresh: Array) -> Array:
         return resize_positions(loaded, grid=round((fresh.shape[1] - 1) ** 0.5))
     if same_width and parts[-2:] == ["position", "embedding"]:
         return jnp.concatenate([loaded[: fresh.shape[0]], fresh[loaded.shape[0] :]])
+    if same_width and path in TYPES:
+        return loaded[jnp.minimum(jnp.arange(fresh.shape[0]), loaded.shape[0] - 1)]
+    if same_width and path in TYPE_OF_TOWER and loaded.shape[0] > 1:
+        row = TYPE_OF_TOWER[path]
+        return loaded[row : row + 1]
     raise ValueError(
         f"{path}: loaded shape {tuple(loaded.shape)}, but the model has {tuple(fresh.shape)}; "
         "build the model with the sizes of the loaded one, or drop the tensor before loading"

@@ -72,19 +72,73 @@ def resize_positions(positions: Array, *, grid: int) -> Array:
 
 
 class ViTBlock(nn.Module):
-    """`x += attn(norm1(x)); x += mlp(norm2(x))`; owns `norm1`, `attn`, `norm2`, `mlp`."""
+    """`x += attn(norm1(x)); x += mlp(norm2(x))`; owns `norm1`, `attn`, `norm2`, `mlp`.
+
+    With `qkv` it returns its queries, keys and values besides; with `first` it computes the first token only, which
+    sees all others. `act` is a key of `layers.ACTIVATIONS`.
+    """
 
     heads: int
     mlp: int
     dtype: Dtype = jnp.float32
+    eps: float = EPS
+    act: str = "gelu"
+    dropout: float = 0.0
+    attn_dropout: float = 0.0
+    train: bool = False
+    qkv: bool = False
+    first: bool = False
 
     @nn.compact
-    def __call__(self, x_bpd: Array) -> Array:
-        """`[B,P,D] -> [B,P,D]`."""
-        y_bpd = LayerNorm(EPS, dtype=self.dtype, name="norm1")(x_bpd)
-        x_bpd = x_bpd + Attention(self.heads, dtype=self.dtype, name="attn")(y_bpd, y_bpd)
-        y_bpd = LayerNorm(EPS, dtype=self.dtype, name="norm2")(x_bpd)
-        return batch_major(x_bpd + MLP(self.mlp, dtype=self.dtype, name="mlp")(y_bpd))
+    def __call__(self, x_bpd: Array, mask: Array | None = None) -> Any:
+        """`[B,P,D]`, `mask` broadcastable to `[B,H,P,P]` -> `[B,P,D]`; `qkv`: and three of `[B,P,H,K]`."""
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        attn = Attention(
+            self.heads, dropout=self.attn_dropout, train=self.train, dtype=self.dtype, name="attn"
+        )
+        y_bpd = LayerNorm(self.eps, dtype=self.dtype, name="norm1")(x_bpd)
+        if self.first:
+            x_bpd = x_bpd[:, :1]
+        qkv = attn.queries(y_bpd[:, :1] if self.first else y_bpd), *attn.keys_values(y_bpd)
+        x_bpd = x_bpd + drop(attn.mix(*qkv, mask))
+        y_bpd = LayerNorm(self.eps, dtype=self.dtype, name="norm2")(x_bpd)
+        y_bpd = MLP(self.mlp, act=self.act, dtype=self.dtype, name="mlp")(y_bpd)
+        x_bpd = batch_major(x_bpd + drop(y_bpd))
+        return (x_bpd, qkv) if self.qkv else x_bpd
+
+
+class ImageTokens(nn.Module):
+    """Class token and patches, row by row, with their positions; owns `cls_token`, `pos_embed`, `patch_embed`."""
+
+    image_size: int
+    patch: int
+    width: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """Normalised pixels `image [B,S,S,3]` with `S = image_size` -> `[B,1+(S/patch)**2,D]`.
+
+        Raises:
+          ValueError: the image has another size, or `image_size` is no multiple of `patch`.
+        """
+        size, patch = self.image_size, self.patch
+        if size % patch:
+            raise ValueError(f"image_size={size} is not a multiple of patch={patch}")
+        if image.shape[1:3] != (size, size):
+            raise ValueError(
+                f"image is {image.shape[1]}x{image.shape[2]} but the model was built with image_size={size}"
+            )
+        # Too small to shard: plain parameters without logical axes are replicated.
+        cls_token = self.param("cls_token", scaled(self.width), (1, 1, self.width), jnp.float32)
+        pos_embed = self.param(
+            "pos_embed", scaled(self.width), (1, 1 + (size // patch) ** 2, self.width), jnp.float32
+        )
+        embed = PatchEmbed(patch, self.width, use_bias=self.use_bias, dtype=self.dtype, name="patch_embed")
+        first = jnp.broadcast_to(cls_token.astype(self.dtype), (image.shape[0], 1, self.width))
+        x_bpd = jnp.concatenate([first, embed(image)], axis=1) + pos_embed.astype(self.dtype)
+        return batch_major(x_bpd)
 
 
 class VisionTransformer(nn.Module):
@@ -105,6 +159,10 @@ class VisionTransformer(nn.Module):
     remat: str | None = None
     scan: bool = False
 
+    def setup(self) -> None:
+        self.tokens = ImageTokens(self.image_size, self.patch, self.width, dtype=self.dtype)
+        nn.share_scope(self, self.tokens)
+
     @nn.compact
     def __call__(self, image: Array) -> Array:
         """Normalised pixels `image [B,S,S,3]` with `S = image_size` -> states `[B,1+(S/patch)**2,D]`.
@@ -112,26 +170,12 @@ class VisionTransformer(nn.Module):
         Raises:
           ValueError: the image has another size, or `image_size` is no multiple of `patch`.
         """
-        size, patch = self.image_size, self.patch
-        if size % patch:
-            raise ValueError(f"image_size={size} is not a multiple of patch={patch}")
-        if image.shape[1:3] != (size, size):
-            raise ValueError(
-                f"image is {image.shape[1]}x{image.shape[2]} but the model was built with image_size={size}"
-            )
-        # Too small to shard: plain parameters without logical axes are replicated.
-        cls_token = self.param("cls_token", scaled(self.width), (1, 1, self.width), jnp.float32)
-        pos_embed = self.param(
-            "pos_embed", scaled(self.width), (1, 1 + (size // patch) ** 2, self.width), jnp.float32
-        )
-        patches = PatchEmbed(patch, self.width, dtype=self.dtype, name="patch_embed")(image)
-        first = jnp.broadcast_to(cls_token.astype(self.dtype), (image.shape[0], 1, self.width))
-        x_bpd = jnp.concatenate([first, patches], axis=1) + pos_embed.astype(self.dtype)
+        x_bpd = self.tokens(image)
         block: dict[str, Any] = dict(heads=self.heads, mlp=self.mlp, dtype=self.dtype)
         x_bpd = run_layers(
             ViTBlock,
             [block] * self.depth,
-            batch_major(x_bpd),
+            x_bpd,
             name="blocks",
             scan=self.scan,
             remat=self.remat,

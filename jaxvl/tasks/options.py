@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from jaxvl.distillation import DIRECTIONS, HEADS, QUERIES
+
 T = TypeVar("T")
 SAME = ("own", "image_id")
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})  # a part with all its default options
@@ -103,6 +105,96 @@ class Masking:
         one_of("mlm.strategy", self.strategy, ("bernoulli", "single"))
         within("mlm.prob", self.prob, 0.0, 1.0)
         within("mlm.max_share", 1.0 if self.max_share is None else self.max_share, 1e-6, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class InBatch:
+    """Contrastive or matching loss whose negatives are other pairs of the batch.
+
+    `mask_same_image`: pairs that show one image, by `batch["image_id"]`, are no negatives of each other.
+    """
+
+    mask_same_image: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Teaching:
+    """How a fixed teacher is imitated; `distillation` has the definitions.
+
+    Attributes:
+      uni: attention simulated from the last layers of both towers imitates the teacher's.
+      cross: the cross-attention of the last cross-modal layer does.
+      direction: "student_teacher" = KL(S|T), as the paper writes it, or "teacher_student", also of categorical
+        soft labels.
+      queries: which text queries count, the "valid" ones or "all".
+      heads: "equal" = head by head, "mean" = the mean over heads, for another number of heads.
+      tau: temperature of categorical soft labels.
+    """
+
+    uni: bool = True
+    cross: bool = True
+    direction: str = "student_teacher"
+    queries: str = "valid"
+    heads: str = "equal"
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("distill.direction", self.direction, DIRECTIONS)
+        one_of("distill.queries", self.queries, QUERIES)
+        one_of("distill.heads", self.heads, HEADS)
+        if self.tau <= 0:
+            raise ValueError(f"distill.tau={self.tau}: expected a positive number")
+
+    def kl(self) -> dict[str, str]:
+        """Keyword arguments of `distillation.attention_kl`."""
+        return dict(direction=self.direction, queries=self.queries, heads=self.heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTeaching(Teaching):
+    """What each pre-training loss takes over from the teacher, beside its hard labels; each term has weight 1.
+
+    Attributes:
+      itm: "soft" = soft labels, "attn" = attention (`uni`, `cross`) on the matching pairs, true and false alike.
+      itc: "attn" = attention of the towers (`uni`) on the true pairs; "cross" = that of the cross-modal encoder as
+        well, for which the pairs that matching broke up are fused once more.
+      mlm: "soft" and "attn" as for `itm`, on the masked texts.
+    """
+
+    itm: Sequence[str] = ("soft", "attn")
+    itc: Sequence[str] = ("attn",)
+    mlm: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (
+            ("itm", ("soft", "attn")),
+            ("itc", ("attn", "cross")),
+            ("mlm", ("soft", "attn")),
+        ):
+            for value in getattr(self, name):
+                one_of(f"distill.{name}", value, choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassTeaching(Teaching):
+    """Weights of the hard loss, of the teacher's soft labels and of its attention.
+
+    `vqa_soft`: soft labels of the loss "bce" are those of independent classes ("bernoulli") or one distribution
+    ("softmax").
+    """
+
+    hard: float = 0.0
+    soft: float = 1.0
+    attn: float = 1.0
+    vqa_soft: str = "bernoulli"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("distill.vqa_soft", self.vqa_soft, ("bernoulli", "softmax"))
+        for name in ("hard", "soft", "attn"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"distill.{name}={getattr(self, name)}: expected 0 or more")
 
 
 def options(kind: type[T], name: str, given: Mapping[str, Any] | None) -> T | None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.tasks.momentum import call
-from jaxvl.types import Array, Batch, Key, PyTree
+from jaxvl.types import Array, Batch, Encoded, Key, Predictor, PyTree
 
 
 def image_states(
@@ -84,6 +84,69 @@ def match_logits(model: Any, params: PyTree, batch: Batch) -> Array:
     states = call(model, params, "encode_text", text, mask)
     fused = call(model, params, "fuse", states, mask, image_states(model, params, batch), image_index=index)
     return call(model, params, "match_logits", fused, mask).reshape(*shape, 2)
+
+
+# Models of pairs whose encodings are `Encoded` and that fuse to `Fused` -------------------------------------
+
+
+def encoded_image(
+    model: Any,
+    params: PyTree,
+    batch: Batch,
+    *,
+    key: str = "image",
+    rng: Key | None = None,
+    train: bool = False,
+) -> Encoded:
+    """The images `batch[key]`, or their records `batch[key + "_states"]` as they are."""
+    if f"{key}_states" in batch:
+        return Encoded(batch[f"{key}_states"])
+    return call(model, params, "encode_image", batch[key], rng=rng, train=train)
+
+
+def encoded_text(
+    model: Any, params: PyTree, batch: Batch, *, rng: Key | None = None, train: bool = False
+) -> Encoded:
+    """The texts, or their records `batch["text_states"]` as they are."""
+    if "text_states" in batch:
+        return Encoded(batch["text_states"])
+    return call(model, params, "encode_text", batch["text"], batch["text_mask"], rng=rng, train=train)
+
+
+def pair_match_logits(model: Any, params: PyTree, batch: Batch) -> Array:
+    """As `match_logits`; texts may be records too, `[B,Z,L,D]` or `[B,K,Z,L,D]`."""
+    shape = batch["text_mask"].shape[:-1]
+    folded = {"text_mask": batch["text_mask"].reshape(-1, batch["text_mask"].shape[-1])}
+    for name in ("text", "text_states"):
+        if name in batch:
+            folded[name] = batch[name].reshape(-1, *batch[name].shape[len(shape) :])
+    mask = folded["text_mask"]
+    index = jnp.repeat(jnp.arange(shape[0], dtype=jnp.int32), len(mask) // shape[0])
+    text, image = encoded_text(model, params, folded), encoded_image(model, params, batch)
+    fused = call(model, params, "fuse", text, mask, image, image_index=index, tokens="class")
+    return call(model, params, "match_logits", fused).reshape(*shape, 2)
+
+
+def of_pairs(model: Any) -> dict[str, Predictor]:
+    """The predictors that a model of pairs has whatever it is trained for; embeddings only if it is contrastive."""
+
+    def embed(side: str) -> Predictor:
+        def run(params: PyTree, batch: Batch, rng: Key) -> Array:
+            pixels_or_ids = {
+                k: v for k, v in batch.items() if not k.endswith("_states")
+            }  # a record has no last state
+            encode = encoded_image if side == "image" else encoded_text
+            return call(model, params, f"{side}_embed", encode(model, params, pixels_or_ids))
+
+        return run
+
+    found: dict[str, Predictor] = {
+        "image_states": lambda p, batch, rng: encoded_image(model, p, batch).record,
+        "text_states": lambda p, batch, rng: encoded_text(model, p, batch).record,
+    }
+    if model.contrastive:
+        found |= {"image_embed": embed("image"), "text_embed": embed("text")}
+    return found
 
 
 def hypergraph(model: Any, params: PyTree, batch: Batch) -> dict[str, Array]:

@@ -162,10 +162,6 @@ def masked(
 ) -> tuple[Array, Metrics]:
     """Masked-language loss, the mean over selected tokens (0 if there is none).
 
-    Only a share of the positions enters the vocabulary product. The selected positions come first; those beyond
-    the share form a second part that runs only if one of them is selected. That branch is rematerialised:
-    otherwise its residuals, logits of the whole rest, would be allocated in every step.
-
     Args:
       mlm: options.
       logits: positions `[B,K]` -> the model's vocabulary logits `[B,K,V]` there.
@@ -174,7 +170,6 @@ def masked(
       step: shared inputs.
     """
     selected, ids = corrupted.selected, step.batch["text"]
-    order_bl = losses.selected_first(selected)
 
     def sums(order_bk: Array) -> Array:
         labels = jnp.take_along_axis(ids, order_bk, axis=1)
@@ -186,13 +181,29 @@ def masked(
         right = student.argmax(-1) == labels
         return jnp.stack([(ce * weights).sum(), (right * weights).sum()])
 
-    length = ids.shape[1]
-    share = length if mlm.max_share is None else math.ceil(mlm.max_share * length)
+    total = over_selected(sums, selected=selected, max_share=mlm.max_share)
+    count = selected.sum().astype(jnp.float32)
+    metrics = {"mlm": (total[0], count), "mlm_accuracy": (total[1], count)}
+    return total[0] / jnp.maximum(count, 1.0), metrics
+
+
+def over_selected(sums: Callable[[Array], Array], *, selected: Array, max_share: float | None) -> Array:
+    """The sums over all selected tokens, though only a share of the positions enters the vocabulary product.
+
+    The selected positions come first; those beyond the share form a second part that runs only if one of them is
+    selected. That branch is rematerialised: otherwise its residuals, logits of the whole rest, would be allocated in
+    every step.
+
+    Args:
+      sums: positions `[B,K]` -> `[n]` f32, sums over those of them that are selected.
+      selected: bool `[B,L]`.
+      max_share: the share of `L`; None = all.
+    """
+    order_bl, length = losses.selected_first(selected), selected.shape[1]
+    share = length if max_share is None else math.ceil(max_share * length)
     total = sums(order_bl[:, :share])
     if share < length:
         overflow = (selected.sum(-1) > share).any()
         rest = jax.checkpoint(lambda: sums(order_bl[:, share:]))
-        total += jax.lax.cond(overflow, rest, lambda: jnp.zeros(2, jnp.float32))
-    count = selected.sum().astype(jnp.float32)
-    metrics = {"mlm": (total[0], count), "mlm_accuracy": (total[1], count)}
-    return total[0] / jnp.maximum(count, 1.0), metrics
+        total += jax.lax.cond(overflow, rest, lambda: jnp.zeros_like(total))
+    return total

@@ -174,3 +174,72 @@ def test_the_guard_does_not_shift_later_random_numbers():
 def test_without_augmentation_training_is_evaluation():
     transform = ImageTransform(32, augment=None)
     assert np.array_equal(transform.training(RGB, np.random.default_rng(0)), transform(RGB))
+
+
+STRENGTH_30 = {
+    "rotate": [-9.0, 9.0], "posterize": [1], "solarize": [76.8], "solarize_add": [33], "colour": [0.64],
+    "contrast": [0.64], "brightness": [0.64], "sharpness": [0.64], "shear_x": [-0.09, 0.09],
+    "shear_y": [-0.09, 0.09], "translate_x": [-30.0, 30.0], "translate_y": [-30.0, 30.0],
+}  # fmt: skip
+
+
+def test_level_nine_of_thirty_is_vilts_and_always_applied(monkeypatch):
+    seen, count = {}, []
+    for name in (*STRENGTH_30, "auto_contrast", "equalize"):
+        record = lambda x, *a, name=name: (count.append(name), seen.setdefault(name, set()).update(a[:1]))  # noqa: E731
+        monkeypatch.setattr(augment, name, lambda x, *a, record=record: record(x, *a) and x)
+    rng = np.random.default_rng(0)
+    for _ in range(700):
+        augment.rand_augment_30(RGB, rng)
+    assert len(count) == 1400 and len(set(count)) == 14 and min(map(count.count, set(count))) > 60
+    found = {name: sorted(round(a, 6) for a in amounts) for name, amounts in seen.items() if amounts}
+    assert found == STRENGTH_30
+
+
+@pytest.mark.parametrize("image", [RGB, NARROW, NOISE, FLAT], ids=["full", "narrow", "noise", "flat"])
+@pytest.mark.parametrize(
+    ("ours", "pillow", "rounding"),
+    [
+        (lambda x: augment.colour(x, 0.64), lambda x: ImageEnhance.Color(x).enhance(0.64), 1),
+        (lambda x: augment.contrast(x, 0.64), lambda x: ImageEnhance.Contrast(x).enhance(0.64), 1),
+        (lambda x: augment.contrast(x, 1.9), lambda x: ImageEnhance.Contrast(x).enhance(1.9), 1),
+        (lambda x: augment.posterize(x, 1), lambda x: ImageOps.posterize(x, 1), 0),
+        (lambda x: augment.posterize(x, 4), lambda x: ImageOps.posterize(x, 4), 0),
+        (lambda x: augment.solarize(x, 76.8), lambda x: ImageOps.solarize(x, 76.8), 0),
+        (
+            lambda x: augment.solarize_add(x, 33),
+            lambda x: ImageOps.solarize(x.point(lambda v: min(255, v + 33)), 128),
+            0,
+        ),
+    ],
+    ids=["colour", "contrast", "more contrast", "one bit", "four bits", "solarize", "solarize_add"],
+)
+def test_operations_of_vilt_equal_pillow(ours, pillow, rounding, image):
+    reference = np.asarray(pillow(Image.fromarray(image)))
+    assert largest_difference(ours(image), reference) <= rounding
+    assert image is FLAT or largest_difference(ours(image), image) > 5
+
+
+def test_posterisation_leaves_one_bit_however_weak():
+    operation = augment.OPERATIONS_30[3]
+    for level in (0, 1, 9):
+        assert np.unique(operation(NOISE, level / 30, np.random.default_rng(0))).tolist() == [0, 128]
+    assert len(np.unique(operation(NOISE, 1.0, np.random.default_rng(0)))) == 16
+
+
+def test_vilts_recipe_augments_the_whole_image_and_never_mirrors(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(augment, "OPERATIONS_30", (lambda x, s, rng: shapes.append(x.shape) or x,))
+    image = picture(3, 60, 90)
+    transform = ImageTransform(32, augment="randaug", crop="centre", randaug=(3, 9))
+    for seed in range(20):
+        assert np.array_equal(transform.training(image, np.random.default_rng(seed)), transform(image))
+    assert shapes == [(60, 90, 3)] * 60
+
+
+def test_a_random_crop_follows_and_evaluation_takes_the_centre():
+    transform = ImageTransform(32, augment=None, crop="random_resized", scale=(0.3, 0.5))
+    image = picture(3, 60, 90)
+    assert np.array_equal(transform(image), ImageTransform(32, crop="centre")(image))
+    crop = augment.random_resized_crop(image, np.random.default_rng(4), size=32, scale=(0.3, 0.5))
+    assert np.array_equal(transform.training(image, np.random.default_rng(4)), normalise(crop))

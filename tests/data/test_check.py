@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_fakes import write_images, write_json, write_jsonl, write_zip
+from data_fakes import encoded, picture, write_images, write_json, write_jsonl, write_zip
 
 from jaxvl.data.__main__ import main
 from jaxvl.data.check import detect
@@ -241,3 +241,63 @@ def test_the_command_runs_as_a_module(tmp_path, images):
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0 and "0 errors" in done.stdout, done.stderr
+
+
+def test_labelled_sentences_are_checked(tmp_path, images, capsys):
+    rows = [{"image": f"{i}.png", "hypothesis": f"it is {i}", "label": "neutral"} for i in range(3)]
+    rows += [{**rows[0], "label": "entailment"}, {**rows[1], "label": "-"}, {**rows[2], "label": "maybe"}]
+    path = write_jsonl(tmp_path / "e.jsonl", rows)
+    code, out = run(capsys, path, "--images", images)
+    assert code == 1 and "4 usable rows, 3 images, format jsonl_entailment" in out
+    assert "e.jsonl, row 6, field 'label': is 'maybe'. Write contradiction, neutral, entailment." in out
+    assert "1 sentences have different labels on one image: 0.png | it is 0" in out
+    assert "labels: entailment 25.0%, neutral 75.0%" in out
+    assert "1 more are left out for a label without agreement" in out
+
+
+def test_both_images_of_a_pair_are_looked_for(tmp_path, images, capsys):
+    (images / "3.png").write_bytes(b"junk")
+    rows = [
+        {"image": "0.png", "image2": "9.png", "sentence": "x", "label": True},
+        {"image": "1.png", "image2": "3.png", "sentence": "y", "label": False},
+    ]
+    code, out = run(capsys, write_jsonl(tmp_path / "s.jsonl", rows), "--images", images)
+    assert code == 1 and "2 usable rows, 4 images, format jsonl_statements" in out
+    assert "1 of 4 images are missing: 9.png" in out and "1 of 3 tried cannot be decoded: 3.png" in out
+    other = write_jsonl(tmp_path / "t.jsonl", [{"images": ["a.png", "1.png"], "sentence": "z", "label": 1}])
+    assert "1 images are also in" in run(capsys, tmp_path / "s.jsonl", "--against", other)[1]
+
+
+def test_templates_with_permutations_are_checked(tmp_path, images, capsys):
+    rows = [{"identifier": "1-0", "sentence": "x", "label": "true"}]
+    command = [write_jsonl(tmp_path / "s.jsonl", rows), "--images", images, "--permutations", 2]
+    code, out = run(capsys, *command, "--image-template", "{k}.png")
+    assert code == 0 and "2 usable rows, 2 images" in out
+    code, out = run(capsys, *command)
+    assert code == 1 and "error: permutations=2 needs {k} in image_template" in out
+
+
+def test_arrow_tables_are_checked(tmp_path, capsys):
+    pa = pytest.importorskip("pyarrow", reason="pip install -e '.[arrow]' to read Arrow tables")
+    data = pa.table(
+        {"image": [encoded(picture(0)), b"junk"], "caption": [["x", "x"], ["y"]], "image_id": ["a", "b"]}
+    )
+    with (
+        pa.OSFile(str(tmp_path / "c.arrow"), "wb") as sink,
+        pa.RecordBatchFileWriter(sink, data.schema) as out,
+    ):
+        out.write_table(data)
+    code, text = run(capsys, tmp_path / "c.arrow")
+    assert code == 1 and "2 usable rows, 2 images, format vilt_arrow" in text
+    assert "1 of 2 tried cannot be decoded" in text and "c.arrow, row 2, column 'image'" in text
+    assert "no caption is repeated" in text
+
+
+def test_the_answer_classes_can_be_written(tmp_path, capsys):
+    notes = [{"question_id": i, "multiple_choice_answer": a} for i, a in enumerate(["no", "Yes", "yes"])]
+    path = write_json(tmp_path / "a.json", {"annotations": notes})
+    output = tmp_path / "classes.json"
+    command = ["answers", str(path), "--output", str(output), "--min-count"]
+    assert main([*command, "1", "--expect", "all"]) == 0
+    assert json.loads(output.read_text()) == ["no", "yes"]
+    assert main([*command, "2"]) == 1 and "3129 were expected" in capsys.readouterr().err

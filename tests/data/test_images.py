@@ -16,6 +16,7 @@ from PIL import Image
 from jaxvl.data.images import (
     CLIP_MEAN,
     CLIP_STD,
+    HALF,
     AmbiguousImageError,
     ImageError,
     ImageStore,
@@ -253,8 +254,25 @@ def test_a_store_with_an_open_zip_can_be_pickled_and_forked(tmp_path):
 
 def test_unknown_augmentation_and_scale_are_refused():
     with pytest.raises(
-        ValueError, match=r"augment='albeff' is none of albef, flip, None: did you mean 'albef'\?"
+        ValueError, match=r"augment='albeff' is none of albef, flip, randaug, None: did you mean 'albef'\?"
     ):
         ImageTransform(8, augment="albeff")
     with pytest.raises(ValueError, match=r"scale=\(0\.9, 0\.5\) must be \(low, high\)"):
         ImageTransform(8, scale=(0.9, 0.5))
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 91), (91, 60), (20, 25), (32, 32)])
+def test_the_centre_is_the_middle_of_the_shorter_side_resized(height, width):
+    image = picture(4, height, width)
+    short = min(height, width)
+    big = Image.fromarray(image).resize((32 * width // short, 32 * height // short), Image.Resampling.BICUBIC)
+    left, top = round((big.width - 32) / 2), round((big.height - 32) / 2)
+    reference = np.asarray(big.crop((left, top, left + 32, top + 32)))
+    transform = ImageTransform(32, crop="centre", mean=HALF, std=HALF)
+    assert np.array_equal(transform(image), normalise(reference, mean=HALF, std=HALF))
+    assert transform(image).min() >= -1 and transform(image).max() <= 1
+
+
+def test_unknown_crops_are_refused():
+    with pytest.raises(ValueError, match=r"crop='center' is none of squash, centre, random_resized: did you"):
+        ImageTransform(8, crop="center")

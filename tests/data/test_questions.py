@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_fakes import VOCAB, picture, write_images, write_json, write_jsonl, write_zip
 
-from jaxvl.data.answers import best, build_answers, kind, read_answers, weigh
+from jaxvl.data.answers import best, build_answers, kind, read_answers, vqa_v2_answers, weigh
 from jaxvl.data.records import DataError
 from jaxvl.data.source import Examples, QuestionFormat
 from jaxvl.data.text import Tokenizer
@@ -273,3 +273,59 @@ def test_a_missing_list_is_named(tmp_path):
     for name in ("a.json", "a.txt"):
         with pytest.raises(FileNotFoundError, match=rf"{name}"):
             read_answers(tmp_path / name)
+
+
+def official_answers(tmp_path, *files: list[str]) -> list:
+    rows = [{"annotations": [{"question_id": i, "multiple_choice_answer": a, "answers": []} for i, a in enumerate(f)]}
+            for f in files]  # fmt: skip
+    return [write_json(tmp_path / f"{k}.json", content) for k, content in enumerate(rows)]
+
+
+def test_the_classes_of_vqa_v2_are_numbered_by_first_appearance(tmp_path):
+    files = official_answers(tmp_path, ["b", "two", "rare", "a"], ["2", "B.", "two", "A dog"])
+    assert vqa_v2_answers(files, min_count=2, expect=2) == ["b", "2"]
+    assert vqa_v2_answers(files[::-1], min_count=2, expect=None) == ["2", "b"]
+    assert vqa_v2_answers(files, min_count=1, expect=None) == ["b", "2", "rare", "", "dog"]
+
+
+def test_another_number_of_classes_is_explained(tmp_path):
+    files = official_answers(tmp_path, ["yes"] * 9 + ["no"] * 8)
+    with pytest.raises(
+        DataError, match=r"0\.json: 1 answers answer 9 questions or more, 3129 were expected\. Give the train"
+    ):
+        vqa_v2_answers(files)
+    with pytest.raises(DataError, match=r"0\.json, row 1, field 'multiple_choice_answer': is missing"):
+        vqa_v2_answers(write_json(tmp_path / "0.json", {"annotations": [{"answers": []}]}))
+    with pytest.raises(DataError, match=r"0\.json: no list 'annotations' in it"):
+        vqa_v2_answers(write_json(tmp_path / "0.json", {"questions": []}))
+
+
+def test_candidates_of_a_reader_can_be_in_order_of_appearance(tmp_path):
+    given = ["no", "two", "no", "Two.", "yes"]
+    rows = [{"image": "a", "question": f"Q{i}", "answer": a} for i, a in enumerate(given)]
+    reader = JsonlVQA(write_jsonl(tmp_path / "q.jsonl", rows[::-1]), images=tmp_path)
+    assert build_answers(reader, order="appearance") == ["yes", "2", "no"]
+    assert build_answers(reader, order="appearance", top=2) == ["2", "no"]
+    with pytest.raises(DataError, match="3 answers are given to 1 questions or more, 4 were expected"):
+        build_answers(reader, order="appearance", expect=4)
+    with pytest.raises(ValueError, match="order='size' must be 'count' or 'appearance'"):
+        build_answers(reader, order="size")
+
+
+def test_questions_without_a_class_can_be_left_out(tmp_path, caplog):
+    rows = [{"question_id": i, "image_id": i, "question": f"Q{i}"} for i in range(3)]
+    said = [["Yes."] * 10, ["red"] * 10, ["blue"] * 9 + ["yes"]]
+    notes = [
+        {"question_id": i, "answers": [{"answer": a} for a in answers]} for i, answers in enumerate(said)
+    ]
+    given = dict(
+        questions=write_json(tmp_path / "q.json", {"data_subtype": "val2014", "questions": rows}),
+        annotations=write_json(tmp_path / "a.json", {"annotations": notes}),
+        images=tmp_path,
+        classes=write_json(tmp_path / "classes.json", ["yes"]),
+    )
+    for matching, kept in (("normalised", ["Q0", "Q2"]), ("raw", ["Q2"])):
+        reader = VqaV2(**given, matching=matching)
+        assert [reader.annotation(i)["question"] for i in range(len(reader))] == kept
+        assert reader.dropped == {"no answer among the classes": 3 - len(kept)}
+    assert "q.json: rows left out: 2 for no answer among the classes" in caplog.text

@@ -1,4 +1,4 @@
-"""Proves that the readers take real collections as they come: COCO yes/no questions, DAQUAR, Flickr8k.
+"""Proves that the readers take real collections as they come: COCO questions, DAQUAR, Flickr8k, NLVR, VSR.
 
 The collections are not part of the project: set JAXVL_DATA to the folder that holds them.
 """
@@ -17,7 +17,7 @@ from jaxvl.data.__main__ import main
 from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.images import ImageTransform
 from jaxvl.data.loader import Loader
-from jaxvl.data.source import CaptionFormat, Captions, Examples, Images, QuestionFormat
+from jaxvl.data.source import CaptionFormat, Captions, ClassifyFormat, Examples, Images, QuestionFormat
 from jaxvl.data.text import Tokenizer
 
 ROOT = Path(os.environ.get("JAXVL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -111,3 +111,52 @@ def test_the_check_passes_on_each(capsys):
 def test_the_answer_vocabulary_of_vqa_v2():
     answers = read_answers(folder("vqa_v2") / "answer_dict.json")
     assert len(answers) == 3129 and answers[:4] == ["net", "pitcher", "orange", "yes"]
+
+
+def test_flickr8k_entailment():
+    path = folder("flickr8k")
+    sizes = {}
+    for split in ("train", "val"):
+        reader = SOURCES["jsonl_entailment"](
+            files=path / split / "entailment.jsonl", images=path / split / "images.zip"
+        )
+        rows = [reader.annotation(i) for i in range(len(reader))]
+        sizes[split] = np.bincount([row["label"] for row in rows]).tolist()
+        assert all(row["label_name"][0] == "cne"[row["label"]] for row in rows)
+    assert sizes == {"train": [1097, 1091, 1132], "val": [171, 182, 174]}
+    batch = first_batch(reader, ClassifyFormat(TOK))
+    assert batch["image"].std() > 0.5 and batch["label"].shape == (16,)
+    assert (batch["text"] == TOK.sep_id).sum(axis=1).tolist() == [1] * 16
+
+
+def test_nlvr_statements_with_six_permutations():
+    path = folder("nlvr1")
+    given = dict(image_template="{identifier}-{k}.png", permutations=6)
+    reader = SOURCES["jsonl_statements"](
+        files=path / "train" / "examples.jsonl", images=path / "train" / "images.zip", **given
+    )
+    rows = [reader.annotation(i) for i in range(len(reader))]
+    assert len(rows) == 6000 and sum(row["label"] for row in rows) == 6 * 587
+    assert len({row["image"] for row in rows}) == 6000 and reader.image(7).shape == (100, 400, 3)
+    assert first_batch(reader, ClassifyFormat(TOK))["image"].std() > 0.3
+
+
+def test_spatial_statements_about_coco():
+    path = folder("coco_vqa") / "val"
+    reader = SOURCES["jsonl_statements"](
+        files=path / "vsr.jsonl", images=path / "images.zip", image_template="%012d.jpg"
+    )
+    labels = [reader.annotation(i)["label"] for i in range(len(reader))]
+    assert (len(labels), sum(labels)) == (214, 108) and reader.has_image(0)
+
+
+def test_published_classes_cover_the_human_answers():
+    coco, classes = folder("coco_vqa") / "val", read_answers(folder("vqa_v2") / "answer_dict.json")
+    reader = SOURCES["jsonl_vqa"](
+        files=[coco / "vqax.jsonl", coco / "vqav2_mini.jsonl"], images=coco / "images.zip",
+        image_template="%012d.jpg",
+    )  # fmt: skip
+    format = ClassifyFormat(TOK, field="question", answers=tuple(classes))
+    batch = first_batch(reader, format)
+    assert batch["label"].shape == (16, 10) and batch["label_score"].max(axis=1).min() > 0
+    assert format.losses(reader)["unlabelled"] < 0.05 * len(reader)

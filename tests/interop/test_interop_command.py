@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from foreign_states import albef_pretrained, albef_vqa, assert_same, bert
+from pair_states import SIDE, bridgetower_hf, hf_clip, vilt_hf
 
 from jaxvl.interop import import_albef, load_params, load_safetensors, save_params, save_safetensors
 from jaxvl.interop.__main__ import main
@@ -55,6 +56,35 @@ def test_bert_is_divided_as_asked(tmp_path):
     counts = ("--text-layers", 1, "--fusion-layers", 3)
     assert run("convert", tmp_path / "b.safetensors", out, "--from", "bert", "--to", "jaxvl", *counts) == 0
     assert len(load_params(out)["fusion_encoder"]) == 3
+
+
+def test_vilt_and_bridgetower_there_and_back_lose_nothing(tmp_path):
+    grid = ("--grid", SIDE)
+    for name, state, more in (("vilt", vilt_hf, grid), ("bridgetower", bridgetower_hf, ("--depth", 3))):
+        file, params, back = (tmp_path / f"{name}{i}.safetensors" for i in range(3))
+        save_safetensors(file, state(np.random.default_rng(0), "mlm"))
+        assert run("convert", file, params, "--from", name, "--to", "jaxvl", *more) == 0
+        assert run("convert", params, back, "--from", "jaxvl", "--to", name) == 0
+        assert_same(load_safetensors(back), load_safetensors(file))
+
+
+def test_layers_of_a_bridgetower_are_taken_as_asked(tmp_path, capsys):
+    file, out = tmp_path / "b.safetensors", tmp_path / "p.safetensors"
+    save_safetensors(file, bridgetower_hf(np.random.default_rng(0), depth=6))
+    assert run("convert", file, out, "--from", "bridgetower", "--to", "jaxvl") == 1
+    assert "pass take=(3, 4, 5)" in capsys.readouterr().err
+    assert run("convert", file, out, "--from", "bridgetower", "--to", "jaxvl", "--take", 3, 4, 5) == 0
+    assert len(load_params(out)["cross"]) == 3
+
+
+def test_single_towers(tmp_path):
+    file, out = tmp_path / "f.safetensors", tmp_path / "p.safetensors"
+    save_safetensors(file, bert(np.random.default_rng(0)))
+    assert run("convert", file, out, "--from", "text_tower", "--to", "jaxvl", "--text-layers", 3) == 0
+    assert sorted(load_params(out)["text_encoder"]) == ["embeddings", "layers_0", "layers_1", "layers_2"]
+    save_safetensors(file, hf_clip(np.random.default_rng(0)))
+    assert run("convert", file, out, "--from", "vision_tower", "--to", "jaxvl") == 0
+    assert list(load_params(out)) == ["visual_encoder"]
 
 
 def test_show_lists_names_shapes_and_types(albef, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from oracles import draw
 
 from jaxvl.models.hyper_albef import adapt as adapt_model
@@ -61,6 +62,17 @@ def test_text_positions_are_cut_or_completed(length):
     np.testing.assert_array_equal(got[:6], loaded[:length])
     np.testing.assert_array_equal(got[6:], fresh[6:])
     assert len(report.resized) == 1
+
+
+@pytest.mark.parametrize("name", ["bridge/token_type", "modality"])
+def test_a_second_image_starts_with_the_type_of_the_first(name):
+    trees = [unflatten_dict({f"{name}/embedding": draw(rows, 4)}, sep="/") for rows in (2, 3)]
+    got, report = adapt(*trees)
+    rows = flatten_dict(got, sep="/")[f"{name}/embedding"]
+    np.testing.assert_array_equal(rows, draw(2, 4)[[0, 1, 1]])
+    assert report.resized == (f"{name}/embedding",)
+    with pytest.raises(ValueError, match="loaded shape"):  # elsewhere rows mean something else
+        adapt({"text_encoder": trees[0]}, {"text_encoder": trees[1]})
 
 
 def test_missing_tensors_stay_fresh_and_surplus_is_reported():

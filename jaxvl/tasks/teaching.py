@@ -1,0 +1,169 @@
+"""A fixed teacher beside a student: what must agree, what it sees, and the attention terms of a loss.
+
+Shape legend: `B` batch, `M` text tokens, `P` image tokens, `H` heads, `K` head dim. A teacher's parameters are
+`extra["frozen"]`; it runs without dropout and no gradient flows into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvl import distillation
+from jaxvl.tasks.momentum import call
+from jaxvl.tasks.options import Teaching
+from jaxvl.types import Array, Batch, CrossQK, Encoded, Fused, Key, Metrics, PyTree
+
+SAME = {
+    "image_size": "give both models one image_size",
+    "image_tokens": "give both models one patch size: image token i must be the same pixels on both sides",
+    "vocab_size": "use the teacher's tokenizer: both models read the same ids",
+}
+SAME_CLASSES = {
+    "classes": "the label lists must be equal, in order too: use the list that the teacher was trained on",
+    "images": "give both models the same number of images a text is about",
+}
+
+
+def check_teacher(
+    model: Any, teacher: Any, distill: Teaching | None, *, attention: bool, classify: bool
+) -> None:
+    """Refuse a teacher that cannot teach this model; reads fields only.
+
+    Args:
+      model: the student.
+      teacher: None = none.
+      distill: options; None = hard labels only.
+      attention: whether any term imitates attention.
+      classify: whether class logits are imitated.
+
+    Raises:
+      ValueError: names the field and what to change.
+    """
+    if teacher is None and distill is None:
+        return
+    if teacher is None:
+        raise ValueError("distill is given but there is no teacher: set distill=None, or give a teacher")
+    if distill is None:
+        raise ValueError("distill=None learns nothing from the teacher: set distill={}, or teacher=None")
+    ours, theirs = (getattr(x, "text_arch", "bert") for x in (model, teacher))
+    if (ours == "roberta") != (theirs == "roberta"):
+        raise ValueError(
+            f"text_arch={ours!r} with a teacher of text_arch={theirs!r}: byte-level BPE and WordPiece do not cut words "
+            "alike, so no token has a counterpart. Set the student's text.arch=\"bert\" and the teacher's tokenizer"
+        )
+    for name, fix in {**SAME, **(SAME_CLASSES if classify else {})}.items():
+        ours, theirs = getattr(model, name), getattr(teacher, name)
+        if ours != theirs:
+            raise ValueError(f"{name}={ours} but the teacher's {name}={theirs}: {fix}")
+    if attention:
+        _check_attention(model, teacher, distill)
+
+
+def _check_attention(model: Any, teacher: Any, distill: Teaching) -> None:
+    if not (distill.uni or distill.cross):
+        raise ValueError(
+            "distill.uni=False and distill.cross=False leave no attention to imitate: set one, or drop the terms"
+        )
+    if distill.heads == "equal" and model.head_count != teacher.head_count:
+        raise ValueError(
+            f"head_count={model.head_count} but the teacher's head_count={teacher.head_count}: "
+            'set distill.heads="mean" to compare the mean over heads'
+        )
+    if distill.uni and not hasattr(model, "uni_qk"):
+        raise ValueError("distill.uni=True needs a model with two towers: set distill.uni=False")
+    if distill.cross and not getattr(model, "has_cross", getattr(model, "interaction", "bridge") == "bridge"):
+        raise ValueError(
+            f"distill.cross=True, but interaction={model.interaction!r} has no cross-modal encoder: "
+            "set distill.cross=False"
+        )
+
+
+def init_frozen(teacher: Any, rng: Key, batch: Batch) -> PyTree:
+    """Fresh boxed parameters of the teacher; None without one."""
+    return None if teacher is None else init_model(teacher, rng, batch)
+
+
+def init_model(model: Any, rng: Key, batch: Batch) -> PyTree:
+    """Fresh boxed parameters of a model of pairs, student or teacher."""
+    keys = dict(zip(("params", "dropout"), jax.random.split(rng), strict=True))
+    inputs = (batch["image"], batch["text"], batch["text_mask"])
+    return model.init(keys, *inputs, image2=batch.get("image2"))["params"]
+
+
+def frozen(extra: PyTree) -> PyTree:
+    """The teacher's parameters, as constants."""
+    if "frozen" not in extra:
+        raise KeyError('the task has a teacher, so extra["frozen"] must hold its parameters')
+    return jax.lax.stop_gradient(extra["frozen"])
+
+
+def pixels(image: Array, *, student: Any, teacher: Any) -> Array:
+    """`image [B,H,W,3]`, normalised for the student, as the teacher expects it."""
+    ours, theirs = ((x.pixel_mean, x.pixel_std) for x in (student, teacher))
+    if ours == theirs:
+        return image
+    (mean, std), (mean_t, std_t) = (jnp.asarray(x, jnp.float32) for x in (ours, theirs))
+    return (image * std + mean - mean_t) / std_t
+
+
+def take(tree: Any, index: Array) -> Any:
+    """The given rows of every array of a tree."""
+    return jax.tree.map(lambda x: jnp.take(x, index, axis=0), tree)
+
+
+def maps(
+    model: Any,
+    params: PyTree,
+    distill: Teaching | None,
+    *,
+    text: Encoded,
+    image: Encoded,
+    fused: Fused | None,
+) -> dict[str, CrossQK]:
+    """What the student's attention is made of, `{"uni", "cross"}` as far as it has and `distill` wants it."""
+    found = {}
+    if hasattr(model, "uni_qk") and (distill is None or distill.uni):
+        found["uni"] = call(model, params, "uni_qk", text, image)
+    if fused is not None and fused.qk is not None and (distill is None or distill.cross):
+        found["cross"] = fused.qk
+    return found
+
+
+def soft_labels(student_logits: Array, teacher_logits: Array, distill: Teaching) -> Array:
+    """`distillation.soft_categorical` with these options, `[...,A]` twice -> `[...]`."""
+    how: dict[str, Any] = dict(tau=distill.tau, direction=distill.direction)
+    return distillation.soft_categorical(student_logits, teacher_logits, **how)
+
+
+def attention(
+    name: str,
+    student: Mapping[str, CrossQK],
+    teacher: CrossQK | None,
+    *,
+    text_mask: Array,
+    weights: Array,
+    distill: Teaching | None,
+) -> Metrics:
+    """Terms `{name}_uni`, `{name}_cross`: how far the student's attention, as far as given, is from the teacher's."""
+    if teacher is None or distill is None:
+        raise ValueError(
+            "the teacher has no attention across modalities: its interaction has no cross-modal layer"
+        )
+    found = {}
+    for kind, qk in student.items():
+        kl = distillation.attention_kl(qk, teacher, text_mask=text_mask, weights=weights, **distill.kl())
+        found[f"{name}_{kind}"] = (kl * weights.sum(), weights.sum())
+    return found
+
+
+def entropies(qks: Mapping[str, CrossQK], *, text_mask: Array, weights: Array) -> Metrics:
+    """`entropy_{kind}_{direction}`: mean entropies of the attention rows, in nats."""
+    return {
+        f"entropy_{kind}_{way}": (value * weights.sum(), weights.sum())
+        for kind, qk in qks.items()
+        for way, value in distillation.attention_entropy(qk, text_mask, weights).items()
+    }

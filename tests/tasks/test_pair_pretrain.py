@@ -1,0 +1,287 @@
+"""Pre-training on pairs: each term against its definition, what goes through which network, and what a teacher sees."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from tiny_model import TOKENS, batch
+from tiny_pair import Counting, TinyJoint, TinyPair, noisy, taught
+
+from jaxvl.tasks import TASKS, PairPretrainTask, predictors, teaching
+
+KEY = jax.random.key(7)
+TERMS = {f"{a}{b}" for a in ("itc", "itm", "mlm") for b in ("", "_soft", "_attn_uni", "_attn_cross")}
+EVERYTHING = dict(itm=("soft", "attn"), itc=("attn", "cross"), mlm=("soft", "attn"))
+
+
+def make(**options) -> PairPretrainTask:
+    return PairPretrainTask(options.pop("model", TinyPair()), tokens=TOKENS, **options)
+
+
+def metrics(task, params, extra, rows, key=KEY) -> dict[str, float]:
+    loss, (_, found) = jax.jit(task.loss)(params, extra, rows, key)
+    means = {name: float(total / weight) for name, (total, weight) in found.items() if weight}
+    np.testing.assert_allclose(loss, means["loss"], rtol=1e-6)
+    return means
+
+
+# Which terms there are ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "terms"),
+    [
+        ({}, "itc itm mlm"),
+        ({"itc": None}, "itm mlm"),
+        ({"model": TinyJoint(), "itc": None}, "itm mlm"),
+        ({"itm": None, "mlm": None}, "itc"),
+        ({"distill": {}}, "itc itm mlm itc_attn_uni itm_soft itm_attn_uni itm_attn_cross"),
+        ({"distill": {"cross": False}}, "itc itm mlm itc_attn_uni itm_soft itm_attn_uni"),
+        ({"distill": {"uni": False}}, "itc itm mlm itm_soft itm_attn_cross"),
+        ({"distill": {"itm": ("soft",), "itc": ()}}, "itc itm mlm itm_soft"),
+        ({"distill": {}, "itm": None, "mlm": None}, "itc itc_attn_uni"),
+        ({"distill": {"itc": ("cross",)}, "itm": None, "mlm": None}, "itc itc_attn_cross"),
+        (
+            {"distill": {"itm": (), "itc": (), "mlm": ("soft", "attn")}},
+            "itc itm mlm mlm_soft mlm_attn_uni mlm_attn_cross",
+        ),
+    ],
+)
+def test_there_are_exactly_the_terms_that_are_asked_for(options, terms):
+    task, rows = make(**options, teacher=TinyJoint() if "distill" in options else None), batch()
+
+    def found(key):
+        params, extra = nn.unbox(task.init(key, rows)), {"frozen": nn.unbox(task.init_frozen(key, rows))}
+        return task.loss(params, extra, rows, key)[1][1]
+
+    assert TERMS & jax.eval_shape(found, KEY).keys() == set(terms.split())
+
+
+def test_the_loss_is_the_sum_of_all_terms():
+    task, rows = make(teacher=TinyJoint(), distill=EVERYTHING), batch()
+    found = metrics(task, *taught(task, rows), rows)
+    assert found.keys() >= TERMS - {"itc_soft"}
+    np.testing.assert_allclose(found["loss"], sum(found[t] for t in TERMS - {"itc_soft"}), rtol=1e-5)
+    for kind in ("uni", "cross", "teacher"):
+        assert 0 < found[f"entropy_{kind}_t2v"] <= np.log(5) + 1e-6
+        assert 0 < found[f"entropy_{kind}_v2t"] <= np.log(6) + 1e-6
+
+
+def test_images_are_encoded_once_and_each_network_fuses_once():
+    student, other = Counting(TinyPair()), Counting(TinyJoint())
+    task, rows = make(model=student, teacher=other, distill={}), batch(5)
+    jax.eval_shape(task.loss, *taught(task, rows), rows, KEY)
+    passes = [c for c in student.calls if c[0] in ("encode_image", "encode_text", "fuse")]
+    assert passes == [("encode_image", 5), ("encode_text", 10), ("fuse", 10)]
+    passes = [c for c in other.calls if c[0] in ("encode_image", "encode_text", "fuse")]
+    assert passes == [("encode_image", 5), ("encode_text", 5), ("fuse", 5 + 2)]
+    assert not any(given.get("train") for _, given in other.given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"itm": {"negatives": "hard"}}, "unknown option itm.negatives"),
+        ({"itc": None, "itm": None, "mlm": None}, "no loss"),
+        ({"model": TinyJoint()}, "TinyJoint has no contrastive heads: set itc=None"),
+        ({"distill": {}}, "there is no teacher: set distill=None"),
+        ({"teacher": TinyJoint()}, "distill=None learns nothing from the teacher"),
+        ({"teacher": TinyJoint(), "distill": {"itc": ("soft",)}}, "distill.itc='soft'.*attn, cross"),
+        ({"teacher": TinyJoint(), "distill": {"direction": "student"}}, "distill.direction.*student_teacher"),
+        ({"teacher": TinyJoint(), "distill": {"tau": 0.0}}, "distill.tau=0.0"),
+        ({"teacher": TinyJoint(), "distill": {}, "itc": None, "itm": None}, "distill asks nothing of the teacher"),
+        ({"teacher": TinyJoint(), "distill": {"uni": False, "cross": False}}, "leave no attention to imitate"),
+        ({"teacher": TinyJoint(image_size=4), "distill": {}}, "image_size=2 but the teacher's image_size=4: give"),
+        ({"teacher": TinyJoint(image_tokens=2), "distill": {}}, "image_tokens=5 but.*patch size"),
+        ({"teacher": TinyJoint(vocab_size=30), "distill": {}}, "vocab_size=24 but.*=30: use the teacher's tokenizer"),
+        ({"teacher": TinyJoint(head_count=4), "distill": {}}, 'head_count=4: set distill.heads="mean"'),
+        ({"model": TinyPair(text_arch="roberta"), "teacher": TinyJoint(), "distill": {}}, "byte-level BPE"),
+        ({"model": TinyPair(interaction="virt"), "teacher": TinyJoint(), "distill": {}}, "'virt' has no cross-modal"),
+        ({"model": TinyJoint(), "teacher": TinyJoint(), "distill": {}, "itc": None}, "set distill.uni=False"),
+    ],
+)  # fmt: skip
+def test_wrong_options_and_teachers_that_do_not_fit_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_the_task_is_registered_and_starts_towers_where_the_model_says():
+    assert TASKS["pair_pretrain"] is PairPretrainTask
+    assert make().renames == (("a", "b"),)
+    assert make().init_frozen(KEY, batch()) is None
+
+
+# Contrastive ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask_same_image", [True, False])
+def test_the_contrastive_loss_equals_loops_without_other_pairs_of_the_image(mask_same_image):
+    task, rows = make(itc=dict(mask_same_image=mask_same_image), itm=None, mlm=None), batch(5)
+    rows["image_id"] = jnp.array([3, 1, 3, 2, 1])
+    params, extra = taught(task, rows)
+    image, text = (
+        np.asarray(task.predictors[name](params, rows, KEY), np.float64)
+        for name in ("image_embed", "text_embed")
+    )
+    want = 0.0
+    for i in range(5):
+        ids = np.asarray(rows["image_id"])
+        seen = [j for j in range(5) if j == i or ids[j] != ids[i] or not mask_same_image]
+        for own, others in ((image[i], text), (text[i], image)):
+            logits = [own @ others[j] / 0.1 for j in seen]
+            want += (np.log(np.sum(np.exp(logits))) - logits[seen.index(i)]) / 10
+    found = metrics(task, params, extra, rows)
+    np.testing.assert_allclose(found["itc"], want, rtol=1e-5)
+    np.testing.assert_allclose(found["temperature"], 0.1, rtol=1e-6)
+
+
+def test_masking_the_same_image_asks_for_image_ids():
+    rows = {k: v for k, v in batch().items() if k != "image_id"}
+    for name, absent in (("itc", {"itm": None}), ("itm", {"itc": None})):
+        task = make(**absent, mlm=None)
+        with pytest.raises(KeyError, match=f"{name}.mask_same_image=True needs"):
+            jax.eval_shape(task.loss, *taught(task, rows), rows, KEY)
+
+
+# Matching -------------------------------------------------------------------------------------------------
+
+
+def test_half_of_the_pairs_are_broken_and_those_of_one_image_count_nowhere():
+    task, rows = make(itc=None, mlm=None), batch(7)
+    params, extra = taught(task, rows)
+    weight = lambda r: float(jax.jit(task.loss)(params, extra, r, KEY)[1][1]["itm"][1])  # noqa: E731
+    assert weight(rows) == 7
+    assert weight({**rows, "image_id": jnp.zeros(7, jnp.int32)}) == 7 - 3
+
+
+def test_matching_is_cross_entropy_with_broken_pairs_as_class_zero():
+    task, rows = make(itc=None, mlm=None), batch(6)
+    params, extra = taught(task, rows)
+    params["itm_head"] = jax.tree.map(jnp.zeros_like, params["itm_head"])
+    params["itm_head"]["bias"] = jnp.array([0.0, np.log(3.0)])  # three to one for a match
+    found = metrics(task, params, extra, rows)
+    np.testing.assert_allclose(found["itm"], -(np.log(3 / 4) + np.log(1 / 4)) / 2, rtol=1e-5)
+    assert found["itm_accuracy"] == 0.5
+
+
+# Masked words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_share", [None, 0.3])
+def test_every_word_and_no_special_token_or_padding_is_predicted_from_its_own_pair(max_share):
+    task, rows = make(itc=None, itm=None, mlm=dict(prob=1.0, max_share=max_share)), batch(4)
+    params, extra = taught(task, rows)
+    params["mlm_head"] = {"kernel": jnp.zeros((8, 24)), "bias": jnp.zeros(24).at[rows["text"][0, 1]].set(5.0)}
+    _, (_, found) = jax.jit(task.loss)(params, extra, rows, KEY)
+    words = np.asarray(rows["text"])[np.asarray(rows["text"]) > 3]
+    log_p = np.log(np.exp(5.0) + 23)
+    right = words == int(rows["text"][0, 1])
+    assert found["mlm"][1] == len(words)
+    np.testing.assert_allclose(found["mlm"][0], (log_p - 5.0 * right).sum(), rtol=1e-5)
+    np.testing.assert_allclose(found["mlm_accuracy"][0], right.sum())
+
+
+def test_no_selected_word_gives_no_masked_language_loss():
+    task, rows = make(itc=None, itm=None, mlm=dict(prob=0.0)), batch(4)
+    loss, _ = jax.jit(task.loss)(*taught(task, rows), rows, KEY)
+    assert loss == 0.0
+
+
+# Teacher --------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_equal_to_the_student_teaches_nothing():
+    """It must see the same pairs, true and broken, the same masked words and masks, and rows must not be mixed up."""
+    task, rows = make(teacher=TinyPair(), distill=dict(**EVERYTHING, uni=False)), batch(6)
+    params, _ = taught(task, rows)
+    params = noisy(params, 3)
+    found = metrics(task, params, {"frozen": params}, rows)
+    zero = ("itm_soft", "itm_attn_cross", "itc_attn_cross", "mlm_soft", "mlm_attn_cross")
+    assert {name: abs(found[name]) < 1e-6 for name in zero} == dict.fromkeys(zero, True)
+    other = metrics(task, params, {"frozen": noisy(params, 4)}, rows)
+    assert all(other[name] > 1e-3 for name in zero)
+
+
+def test_true_pairs_are_put_together_from_the_unbroken_and_the_completed_rows():
+    """Attention on the true pairs does not depend on which of them the matching loss broke up."""
+    rows, found = batch(6), []
+    for itm in (("soft", "attn"), ()):
+        task = make(teacher=TinyJoint(), distill=dict(itm=itm, itc=("attn", "cross")))
+        found.append(metrics(task, *taught(task, rows), rows))
+    for name in ("itc_attn_uni", "itc_attn_cross"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+
+
+def test_padding_rows_count_nowhere():
+    task, rows = make(teacher=TinyJoint(), distill=EVERYTHING), batch(6)
+    params, extra = taught(task, rows)
+    other = {k: v[::-1][:3] for k, v in batch(6, seed=1).items()}
+    padded = {k: jnp.concatenate([v, other[k]]) for k, v in rows.items()}
+    padded["mask"] = jnp.arange(9) < 6
+    want, got = metrics(task, params, extra, rows), metrics(task, params, extra, padded)
+    assert want.keys() == got.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_no_gradient_reaches_the_teacher():
+    task, rows = make(teacher=TinyJoint(), distill=EVERYTHING), batch(4)
+    params, extra = taught(task, rows)
+    grads = jax.jit(jax.grad(lambda p, e: task.loss(p, e, rows, KEY)[0], argnums=(0, 1)))(params, extra)
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(grads[1]))
+    for name in ("text_qk", "visual_qk", "cross_text", "cross_image", "itm_head", "mlm_head", "text_proj"):
+        assert np.asarray(grads[0][name]["kernel"]).any(), name
+    with pytest.raises(KeyError, match='extra\["frozen"\]'):
+        task.loss(params, {}, rows, KEY)
+
+
+def test_the_teacher_gets_the_students_pixels_normalised_its_own_way():
+    raw = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
+    student = TinyPair(pixel_mean=(0.4, 0.5, 0.6), pixel_std=(0.2, 0.3, 0.4))
+    other = TinyJoint(pixel_mean=(0.5, 0.4, 0.3), pixel_std=(0.5, 0.6, 0.7))
+    ours, theirs = ((raw - np.array(x.pixel_mean)) / np.array(x.pixel_std) for x in (student, other))
+    np.testing.assert_allclose(teaching.pixels(ours, student=student, teacher=other), theirs, atol=1e-5)
+    rows, found = batch(4), []
+    for mean in (0.5, 0.1):
+        task = make(teacher=TinyJoint(pixel_mean=(mean,) * 3), distill={}, itc=None, mlm=None)
+        found.append(metrics(task, *taught(task, rows), rows))
+    assert found[0]["itm"] == found[1]["itm"]
+    assert abs(found[0]["itm_attn_cross"] - found[1]["itm_attn_cross"]) > 1e-3
+
+
+# Predictors -----------------------------------------------------------------------------------------------
+
+
+def test_an_image_with_several_texts_matches_as_each_pair_does_also_from_stored_states():
+    task, rows = make(), batch(4)
+    params, _ = taught(task, rows)
+    params = noisy(params, 1)
+    match = jax.jit(task.predictors["match_logit"])
+    many = {
+        "image": rows["image"][:2],
+        "text": rows["text"].reshape(2, 2, 6),
+        "text_mask": rows["text_mask"].reshape(2, 2, 6),
+    }
+    each = {**rows, "image": rows["image"][jnp.array([0, 0, 1, 1])]}
+    want = match(params, each, KEY)
+    np.testing.assert_allclose(match(params, many, KEY).reshape(-1), want, atol=1e-5)
+    images, texts = (task.predictors[f"{n}_states"](params, each, KEY) for n in ("image", "text"))
+    stored = {"image_states": images, "text_states": texts, "text_mask": rows["text_mask"]}
+    np.testing.assert_allclose(match(params, stored, KEY), want, atol=1e-5)
+    both = {
+        "image_states": images[::2],
+        "text_states": texts.reshape(2, 2, 1, 6, 8),
+        "text_mask": many["text_mask"],
+    }
+    np.testing.assert_allclose(match(params, both, KEY).reshape(-1), want, atol=1e-5)
+    logits = predictors.pair_match_logits(task.model, params, each)
+    probability = np.exp(want) / np.exp(logits).sum(-1)
+    np.testing.assert_allclose(task.predictors["match"](params, each, KEY), probability, rtol=1e-5)
+
+
+def test_only_contrastive_models_have_embeddings():
+    assert {"image_embed", "text_embed"} <= make().predictors.keys()
+    assert not {"image_embed", "text_embed"} & make(model=TinyJoint(), itc=None).predictors.keys()

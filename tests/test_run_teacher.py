@@ -1,0 +1,84 @@
+"""A stage that learns from a teacher: where its parameters come from, what is refused, and resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pair_run
+import pytest
+
+from jaxvl import config as cfg
+from jaxvl.checkpoint import Checkpoints
+from jaxvl.interop import load_params
+from jaxvl.run import RESULT, run
+
+STEPS = 4
+
+
+def student(root, **values):
+    """The config of a distilled stage "vqa" in a workdir where only its teacher is finished."""
+    pair_run.write(root, "teacher_vqa")
+    config = cfg.load(root / "config.json")
+    distilled = pair_run.tiny().get_config("scale=tiny").stages.vqa
+    chosen = {
+        "stages.vqa.teacher": cfg.to_dict(distilled.teacher),
+        "stages.vqa.task.distill": cfg.to_dict(distilled.task.distill), "sharding.mesh.data": 1,
+        "stages.vqa.init_from": None, "stages.vqa.steps": STEPS, "stages.vqa.evals": {}, "stages.vqa.val": None,
+        "checkpoint.every_steps": 2, "checkpoint.keep": 5,
+    }  # fmt: skip
+    cfg.override(config, chosen | {name.replace("__", "."): value for name, value in values.items()})
+    cfg.save(config, root / "config.json")
+    config.run = ("vqa",)
+    return config
+
+
+def test_a_resumed_student_equals_an_uninterrupted_one_and_saves_no_teacher(tmp_path):
+    config = student(tmp_path)
+    run(config, tmp_path)
+    folder = tmp_path / "vqa"
+    whole = Checkpoints.last_params(folder / "checkpoints")
+    saved = load_params(folder / "checkpoints" / str(STEPS) / "params.safetensors")
+    assert set(saved) == set(whole) and "text_encoder" in saved and "embeddings" not in saved  # no ViLT
+    (folder / RESULT).unlink()
+    shutil.rmtree(folder / "checkpoints" / str(STEPS))
+    run(config, tmp_path)
+    again = Checkpoints.last_params(folder / "checkpoints")
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+def test_a_teacher_of_other_answers_is_refused(tmp_path):
+    config = student(tmp_path)
+    path = tmp_path / "teacher_vqa/answers.json"
+    answers = json.loads(path.read_text())
+    path.write_text(json.dumps(answers[::-1]))
+    with pytest.raises(
+        ValueError, match="teacher='teacher_vqa': the teacher's list of answers differs .* position 0"
+    ):
+        run(config, tmp_path)
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path):
+    pair_run.write(tmp_path / "other", "teacher_pretrain")
+    params = tmp_path / "other/teacher_pretrain/checkpoints/1/params.safetensors"
+    config = student(tmp_path, stages__vqa__teacher__params=str(params))
+    with pytest.raises(
+        ValueError, match=r"teacher.params=.*: the teacher lacks 6 tensors \(class_head/fc1/bias"
+    ):
+        run(config, tmp_path)
+
+
+def test_a_teacher_that_is_not_there_stops_the_run_before_it_starts(tmp_path):
+    config = student(tmp_path)
+    shutil.rmtree(tmp_path / "teacher_vqa")
+    with pytest.raises(
+        cfg.ConfigError, match="stage 'vqa' learns from stage 'teacher_vqa', which is not finished"
+    ):
+        run(config, tmp_path)
+    config.stages.vqa.teacher.params = "nowhere.safetensors"
+    with pytest.raises(
+        FileNotFoundError, match=r"stages.vqa.teacher.params='nowhere.safetensors' is neither"
+    ):
+        run(config, tmp_path)

@@ -26,7 +26,7 @@ from typing import Any
 SCHEMA = "jaxvl.speed/1"
 SIZES: Mapping[str, dict[str, Any]] = {
     "base": dict(width=768, heads=12, mlp=3072, depth=12, cross=3, patch=32, image_size=224, vocab=30522),
-    "tiny": dict(width=64, heads=2, mlp=128, depth=4, cross=2, patch=16, image_size=64, vocab=100),
+    "tiny": dict(width=64, heads=2, mlp=128, depth=2, cross=2, patch=16, image_size=64, vocab=100),
 }
 CLASSES = {"vqa": 3129, "snli_ve": 3, "nlvr2": 2}
 

@@ -144,7 +144,7 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     model = dict(
         name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, embed_dim=256, interaction="bridge",
         text=dict(arch="bert", depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), classes=None, images=1,
-        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS),
+        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1),
     )
     config = C.base(text=dict(vocab="data/bert-base-uncased"), model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, chains=CHAINS, variants={}, ablations=ABLATIONS, scales=SCALES)

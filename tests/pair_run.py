@@ -45,8 +45,12 @@ def save(folder: Path, stage: build.Stage, seed: int) -> None:
     """A finished stage with random parameters of every leaf."""
     shapes = jax.eval_shape(stage.task.init, jax.random.key(0), build.first_batch(stage))
     rng = np.random.default_rng(seed)
-    draw = lambda x: (0.3 * rng.normal(size=x.shape)).astype(x.dtype)  # noqa: E731
-    params = jax.tree.map(jax.numpy.asarray, jax.tree.map(draw, nn.unbox(shapes)))
+
+    def draw(path, x):
+        norm = getattr(path[-1], "key", "") == "scale"  # near 1, or no picture would matter
+        return jax.numpy.asarray((norm + 0.15 * rng.normal(size=x.shape)).astype(x.dtype))
+
+    params = jax.tree_util.tree_map_with_path(draw, nn.unbox(shapes))
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(1, {"params": params}, wait=True)
     checkpoints.close()

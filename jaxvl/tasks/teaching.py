@@ -75,9 +75,10 @@ def _check_attention(model: Any, teacher: Any, distill: Teaching) -> None:
         )
     if distill.uni and not hasattr(model, "uni_qk"):
         raise ValueError("distill.uni=True needs a model with two towers: set distill.uni=False")
-    if distill.cross and not getattr(model, "has_cross", getattr(model, "interaction", "bridge") == "bridge"):
+    interaction = getattr(model, "interaction", "bridge")
+    if distill.cross and interaction != "bridge":
         raise ValueError(
-            f"distill.cross=True, but interaction={model.interaction!r} has no cross-modal encoder: "
+            f"distill.cross=True, but interaction={interaction!r} has no cross-modal encoder: "
             "set distill.cross=False"
         )
 

@@ -166,7 +166,7 @@ def test_first_tokens_of_shared_images_from_records_give_the_same_pooled_states(
         fuse(module, params, bare, two)
 
 
-@pytest.mark.parametrize("name", ["pre", "post"])
+@pytest.mark.parametrize("name", ["pre", "post", "one"])
 def test_first_tokens_alone_cost_less(name):
     module = ALL[name]
     params = seeded(module, *PAIRS)

@@ -155,12 +155,13 @@ def test_the_loss_is_the_weighted_sum_of_hard_labels_soft_labels_and_attention()
 
 
 @pytest.mark.parametrize(
-    "options",
-    [dict(distill={}), dict(distill=dict(vqa_soft="softmax", direction="teacher_student", tau=2.0))],
+    ("images", "options"),
+    [(1, {}), (1, dict(vqa_soft="softmax", direction="teacher_student", tau=2.0)), (2, {})],
 )
-def test_a_teacher_equal_to_the_student_teaches_nothing_and_gets_no_gradient(options):
-    options["distill"]["uni"] = False
-    task, rows = make(teacher=TinyPair(classes=A), **options), questions()
+def test_a_teacher_equal_to_the_student_teaches_nothing_and_gets_no_gradient(images, options):
+    model, rows = TinyPair(classes=A, images=images), questions() if images == 1 else pairs()
+    loss = "bce" if images == 1 else "ce"
+    task = make(model, teacher=model, distill=dict(options, uni=False), loss=loss)
     params, _ = taught(task, rows)
     step = jax.jit(jax.value_and_grad(lambda p, e: task.loss(p, e, rows, KEY)[0], argnums=(0, 1)))
     same, other = ({"frozen": noisy(params, seed)} for seed in (3, 4))

@@ -172,7 +172,7 @@ def test_a_teacher_trains_alone_with_the_same_tasks():
 
 
 def test_no_norm_and_no_bias_of_the_models_decays():
-    for model in (student(cross=dict(depth=2, bridge="scaled_add")), teacher(classes=3)):
+    for model in (student(2, cross=dict(depth=2, bridge="scaled_add")), teacher(classes=3)):
         params = jax.eval_shape(
             lambda k, m=model: nn.unbox(
                 m.init(k, rows()["image"], rows()["text"], rows()["text_mask"])["params"]

@@ -1,8 +1,8 @@
 """Bridge tower: a ViLT teacher, a dual encoder that it teaches twice, and what that is compared with.
 
-Without an argument: the VQA recipe at `scale=small` on the embedded world, on any machine, in minutes; `:vqa`, `:nlvr2`
-and `:snli_ve` run the chain of one task. `scale=paper` is the recipe of Huang and Guo, "Multi-modal Fusion Method
-Based on Dual Encoders", Computer Science 51(9), 2024; its tables are rows of launch/reproduce.py.
+Without an argument: the VQA recipe at `scale=small` on the embedded world; `:vqa`, `:nlvr2`, `:snli_ve` run the chain
+of one task. `scale=paper` is the recipe of Huang and Guo, "Multi-modal Fusion Method Based on Dual Encoders",
+Computer Science 51(9), 2024; launch/reproduce.py runs its tables.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 from jaxvl import config as C
 
 # fmt: off
-VILT = dict(
-    name="vilt", width=768, heads=12, mlp=3072, depth=12, image_size=224, patch=32, max_positions=40, dropout=0.1,
-    classes=None, images=1, head_scale=2,
-)
+VILT = dict(name="vilt", width=768, heads=12, mlp=3072, depth=12, image_size=224, patch=32, max_positions=40,
+            dropout=0.1, classes=None, images=1, head_scale=2)
 CROSS, OFF = dict(depth=3, order="pre", bridge="add", mapping="top"), dict(dropout=0.0, attn_dropout=0.0)
 TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0)
 FINE, BLIND = ("vqa", "nlvr2", "snli_ve"), ("vqa_blind",)
@@ -82,19 +80,19 @@ def stages() -> dict:
     made |= {f"{name}_vqa": fine_tuning("vqa", init_from=f"{name}_pretrain") for name in ("plain", "shallow")}
     made["shallow_pretrain"]["model"] = made["shallow_vqa"]["model"] = dict(interaction="shallow")
     made["vqa"]["evals"]["speed"] = made["plain_vqa"]["evals"]["speed"] = dict(name="speed", cached=True)
-    # The blind baseline: the same training, but every image is the same constant.
-    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", images=None, evals=dict(vqa=dict(name="vqa")))
+    blind = dict(images=None, evals=dict(vqa=dict(name="vqa")))  # every image is the same constant
+    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", **blind)
     return made
 
 
 PAIR = {task: (("ViLT teacher", f"teacher_{task}", ""), ("student, distilled twice", task, "")) for task in FINE}
 REST = {"plain_vqa": "not distilled", "shallow_vqa": "shallow interaction", "vqa_blind": "question only (blind)"}
-SPEED, MAJORITY = ("speed/ms_per_pair", "speed/ms_per_pair/cached"), (("VQA", "vqa", "majority/"),)
-COLUMNS = (*(f"vqa/accuracy{kind}" for kind in ("", "/yes_no", "/number", "/other")), *SPEED)
+SPEED, KINDS = ("speed/ms_per_pair", "speed/ms_per_pair/cached"), ("", "/yes_no", "/number", "/other")
 ROWS = (*PAIR.pop("vqa"), *((label, stage, "") for stage, label in REST.items()))
+COLUMNS = (*(f"vqa/accuracy{kind}" for kind in KINDS), *SPEED)
 REPORT = (
     dict(title="VQA accuracy (official metric) and milliseconds a pair", columns=COLUMNS, rows=ROWS),
-    dict(title="Majority answer", columns=("accuracy", "by_type/accuracy"), rows=MAJORITY),
+    dict(title="Majority answer", columns=("accuracy", "by_type/accuracy"), rows=(("VQA", "vqa", "majority/"),)),
     *(dict(title=t, columns=("accuracy/accuracy", "majority/accuracy", SPEED[0]), rows=r) for t, r in PAIR.items()),
 )
 
@@ -116,8 +114,9 @@ def small(size: int, width: int, depth: int, pairs: int, questions: int, held: i
         task = next(task for task in names if task in name)
         reader = dict(name=names[task], image_size=size, objects=(1, 2), **({"hard": 0.15} if task == "vqa" else {}))
         seen, kept, rate = (pairs, held, 1e-3) if task == "pretrain" else (questions, 4 * held, 7e-4)
+        seen *= 3 if name in TEACHERS else 1  # a teacher has to know more than its student
         found = dict(train=dict(reader, split="train", size=seen), val=dict(reader, split="val", size=kept))
-        found["optim.schedule"] = dict(name="cosine", lr=rate, min_lr=2e-5, warmup=0.05)
+        found |= {"optim.schedule": dict(name="cosine", lr=rate, min_lr=2e-5, warmup=0.05)}
         values |= C.under((name,), found | ({"answers.file": "scenes"} if task == "vqa" else {}))
     return values
 
@@ -125,7 +124,7 @@ def small(size: int, width: int, depth: int, pairs: int, questions: int, held: i
 TOWERS = {"weights.text": "data/bert-base-uncased", "weights.vision": "data/vit-base-patch32-224-in21k"}
 PUBLISHED = {"weights.vilt": "data/vilt_200k_mlm_itm.ckpt", "steps": 0}  # the teacher is only evaluated
 PAPER = {"hint": HINT} | C.under(PRETRAINING[1:], TOWERS) | C.under(PRETRAINING[:1], PUBLISHED)
-SCALES = {"tiny": small(32, 64, 2, 64, 64, 8), "small": small(48, 96, 4, 10_000, 20_000, 200), "paper": PAPER}
+SCALES = {"tiny": small(32, 64, 2, 64, 64, 8), "small": small(48, 96, 4, 5_000, 12_000, 200), "paper": PAPER}
 ALONE, NO_CROSS = {"task.distill": None, "teacher": None}, C.under(STUDENTS, {"task.distill.cross": False})
 ABLATIONS = {  # tables 4 to 8
     "distill=none": C.under(STUDENTS, ALONE), "distill=tcmd": NO_CROSS,

@@ -158,13 +158,13 @@ def test_half_of_the_pairs_are_broken_and_those_of_one_image_count_nowhere():
 
 
 def test_matching_is_cross_entropy_with_broken_pairs_as_class_zero():
-    task, rows = make(itc=None, mlm=None), batch(6)
+    task, rows = make(itc=None, mlm=None), batch(7)
     params, extra = taught(task, rows)
     params["itm_head"] = jax.tree.map(jnp.zeros_like, params["itm_head"])
     params["itm_head"]["bias"] = jnp.array([0.0, np.log(3.0)])  # three to one for a match
     found = metrics(task, params, extra, rows)
-    np.testing.assert_allclose(found["itm"], -(np.log(3 / 4) + np.log(1 / 4)) / 2, rtol=1e-5)
-    assert found["itm_accuracy"] == 0.5
+    np.testing.assert_allclose(found["itm"], -(4 * np.log(3 / 4) + 3 * np.log(1 / 4)) / 7, rtol=1e-5)
+    np.testing.assert_allclose(found["itm_accuracy"], 4 / 7, rtol=1e-6)
 
 
 # Masked words ---------------------------------------------------------------------------------------------

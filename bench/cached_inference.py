@@ -82,12 +82,81 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def models(size: str, *, task: str, tokens: int) -> tuple[Any, Any]:
+    """(ViLT, Bridge tower) of these sizes for one task."""
+    from jaxvl.models import MODELS
+
+    of = SIZES[size]
+    common = dict(
+        vocab_size=of["vocab"], width=of["width"], heads=of["heads"], mlp=of["mlp"], image_size=of["image_size"],
+        classes=CLASSES[task], images=2 if task == "nlvr2" else 1,
+    )  # fmt: skip
+    teacher = MODELS["vilt"](**common, depth=of["depth"], patch=of["patch"], max_positions=tokens)
+    student = MODELS["bridge_tower"](
+        **common, text=dict(depth=of["depth"]), vision=dict(depth=of["depth"], patch=of["patch"]),
+        cross=dict(depth=of["cross"]),
+    )  # fmt: skip
+    return teacher, student
+
+
+class Abstract:
+    """A model whose methods are only traced: nothing is computed or allocated."""
+
+    def __init__(self, model: Any, *inputs: Any):
+        import jax
+        from flax import linen as nn
+
+        self.model = model
+        self.params = jax.eval_shape(lambda *x: nn.unbox(model.init(jax.random.key(0), *x)), *inputs)
+
+    def method(self, name: str, **kwargs: Any) -> Callable[..., Any]:
+        """A method of the model as a function of parameters and arrays."""
+        return lambda params, *args: self.model.apply(params, *args, method=name, **kwargs)
+
+    def shapes(self, name: str, *args: Any) -> Any:
+        """What a method returns."""
+        import jax
+
+        return jax.eval_shape(self.method(name), self.params, *args)
+
+    def flops(self, name: str, *args: Any, **kwargs: Any) -> float:
+        """What XLA's cost analysis says of a method, as far as its pooled states need it."""
+        import jax
+
+        pooled = jax.jit(lambda *x: self.method(name, **kwargs)(*x).pooled)
+        return float(pooled.lower(self.params, *args).cost_analysis()["flops"])
+
+
+def count(size: str, *, tokens: int) -> dict[str, float]:
+    """FLOPs of one pair in the transformer layers alone."""
+    import jax
+    import jax.numpy as jnp
+
+    side = SIZES[size]["image_size"]
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    text, mask = (jax.ShapeDtypeStruct((1, tokens), kind) for kind in (jnp.int32, jnp.bool_))
+    teacher, student = (
+        Abstract(model, pixels, text, mask) for model in models(size, task="vqa", tokens=tokens)
+    )
+
+    def encoded(model: Abstract) -> tuple[Any, Any, Any]:
+        return model.shapes("encode_text", text, mask), mask, model.shapes("encode_image", pixels)
+
+    words, _, image = encoded(student)
+    primed = student.shapes("prime_text", words, mask), mask, student.shapes("prime_image", image)
+    return {
+        "ViLT": teacher.flops("fuse", *encoded(teacher)),
+        "plain": student.flops("fuse", words, mask, image),
+        "class tokens": student.flops("fuse", words, mask, image, tokens="class"),
+        "primed, class tokens": student.flops("join", *primed, tokens="class"),
+    }
+
+
 class Pairs:
     """Both models of one task with random weights, and one batch of pairs in every form.
 
     Attributes:
       calls: `{mode: function without arguments that returns device arrays}`; "ViLT" is the teacher.
-      stacks: `{name: (function, arguments)}` of the transformer layers alone, for counting.
     """
 
     def __init__(self, size: str, *, task: str, batch: int, tokens: int):
@@ -96,19 +165,8 @@ class Pairs:
         import numpy as np
         from flax import linen as nn
 
-        from jaxvl.models import MODELS
-
-        of = SIZES[size]
-        images = 2 if task == "nlvr2" else 1
-        common = dict(
-            vocab_size=of["vocab"], width=of["width"], heads=of["heads"], mlp=of["mlp"],
-            image_size=of["image_size"], classes=CLASSES[task], images=images,
-        )  # fmt: skip
-        self.teacher = MODELS["vilt"](**common, depth=of["depth"], patch=of["patch"], max_positions=tokens)
-        self.student = MODELS["bridge_tower"](
-            **common, text=dict(depth=of["depth"]), vision=dict(depth=of["depth"], patch=of["patch"]),
-            cross=dict(depth=of["cross"]),
-        )  # fmt: skip
+        of, images = SIZES[size], 2 if task == "nlvr2" else 1
+        self.teacher, self.student = models(size, task=task, tokens=tokens)
         rng = np.random.default_rng(0)
         shape = (batch, of["image_size"], of["image_size"], 3)
         self.pixels = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(images)]
@@ -123,7 +181,6 @@ class Pairs:
             model: jax.jit(weights, static_argnums=0)(model) for model in (self.teacher, self.student)
         }
         self.calls: dict[str, Callable[[], Any]] = {}
-        self.stacks: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._build()
 
     def apply(self, model: Any, params: Any, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -181,7 +238,6 @@ class Pairs:
             )
         )(params, self.words, self.mask, self.images)
         add("both primed, class tokens", self.primed, params, primed[0], self.mask, primed[1])
-        self._stacks(primed)
 
     def _modes(self, add: Callable[..., None], label: str, tokens: str) -> None:
         """The student from cached states of both modalities, of images only, and of neither."""
@@ -199,44 +255,6 @@ class Pairs:
         )
         add(f"image cached, {label}", half, params, self.text, self.mask, self.images)
         add(f"cold, {label}", lambda p, x, t, m: self.full(student, p, x, t, m, **kind), params, *raw)
-
-    def _stacks(self, primed: Any) -> None:
-        import jax
-
-        teacher, student = self.teacher, self.student
-        embedded = jax.jit(
-            lambda p: (
-                self.apply(teacher, p, "encode_text", self.text, self.mask),
-                self.apply(teacher, p, "encode_image", self.pixels[0]),
-            )
-        )(self.params[teacher])
-        fuse = dict(image_type=1)
-        self.stacks["ViLT"] = (
-            lambda p, w, m, i: self.apply(teacher, p, "fuse", w, m, i, **fuse).pooled,
-            (self.params[teacher], embedded[0], self.mask, embedded[1]),
-        )
-        cached = (self.params[student], self.words, self.mask, self.images[0])
-        for tokens, label in (("all", "plain"), ("class", "class tokens")):
-            self.stacks[label] = (
-                lambda p, w, m, i, tokens=tokens: (
-                    self.apply(student, p, "fuse", w, m, i, tokens=tokens).pooled
-                ),
-                cached,
-            )
-        self.stacks["primed, class tokens"] = (
-            lambda p, w, m, i: self.apply(student, p, "join", w, m, i, tokens="class").pooled,
-            (self.params[student], primed[0], self.mask, primed[1][0]),
-        )
-
-    def flops(self) -> dict[str, float]:
-        """FLOPs of one pair in the transformer layers, by XLA's cost analysis."""
-        import jax
-
-        counted = {}
-        for name, (fn, args) in self.stacks.items():
-            cost = jax.jit(fn).lower(*args).compile().cost_analysis()
-            counted[name] = float(cost["flops"]) / len(self.text)
-        return counted
 
 
 def race(args: argparse.Namespace, task: str, batch: int) -> list[dict[str, Any]]:
@@ -335,7 +353,7 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     found["device"] = f"{args.threads} threads of {found['machine']['cpu']}"
     print(found["device"])
-    flops = Pairs(args.size, task="vqa", batch=1, tokens=args.text_tokens).flops()
+    flops = count(args.size, tokens=args.text_tokens)
     found["gflop_per_pair"] = {name: value / 1e9 for name, value in flops.items()}
     found["flop_ratio"] = {name: flops["ViLT"] / value for name, value in flops.items() if name != "ViLT"}
     for name, value in flops.items():

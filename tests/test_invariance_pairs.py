@@ -18,6 +18,7 @@ from jaxvl.train import Trainer
 
 BATCH, STEPS = 8, 3
 TOKENS = dict(pad=0, cls=1, sep=2, mask=3, size=64)
+OFF = dict(dropout=0.0, attn_dropout=0.0)  # compiling dropout takes most of a minute
 SIZES = dict(vocab_size=64, width=32, heads=4, mlp=64, image_size=16)
 
 
@@ -49,9 +50,9 @@ def trained(rules, data, split, scan=False):
     """(trainer, state, losses `[steps, terms]`) after a few steps beside a teacher."""
     student = BridgeTower(
         **SIZES,
-        text=dict(depth=2),
+        text=dict(depth=2, **OFF),
         vision=dict(depth=2, patch=4),
-        cross=dict(depth=1),
+        cross=dict(depth=1, **OFF),
         embed_dim=16,
         scan=scan,
     )

@@ -6,6 +6,7 @@ Batch keys (leading axis = example; `B` batch, `L` text, `N` answers, `R` region
 |----------------------------|---------------------------------|------------------------------------------------------|
 | `image`, `image2`          | `[B,H,W,3]` f32                 | normalised pixels                                    |
 | `image_states`             | `[B,(Z,)P,D]` f32               | encoded image, given instead of `image` when cached  |
+| `image2_states`            | `[B,Z,P,D]` f32                 | the same of `image2`                                 |
 | `text`, `text_mask`        | `[B,L]` i32, `[B,L]` bool       | token ids; True = token                              |
 | `text_states`              | `[B,Z,L,D]` f32                 | encoded text, given instead of `text` when cached    |
 | `label`                    | `[B]` i32                       | class                                                |

@@ -78,8 +78,12 @@ class SpeedEval:
 
 def with_states(predict: Predict, rows: list[Mapping[str, np.ndarray]]) -> list[Mapping[str, np.ndarray]]:
     """`rows` with stored states in place of pixels and ids; the mask of the text stays."""
-    images, texts = (np.asarray(predict(name, Held(rows))) for name in ("image_states", "text_states"))
+    found = {"text_states": np.asarray(predict("text_states", Held(rows)))}
+    for name in ("image", "image2"):
+        if name in rows[0]:
+            shown = Held([{**row, "image": row[name]} for row in rows])
+            found[f"{name}_states"] = np.asarray(predict("image_states", shown))
     return [
-        {"image_states": image, "text_states": text, "text_mask": row["text_mask"]}
-        for image, text, row in zip(images, texts, rows, strict=True)
+        {"text_mask": row["text_mask"], **{name: states[i] for name, states in found.items()}}
+        for i, row in enumerate(rows)
     ]

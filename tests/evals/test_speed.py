@@ -40,6 +40,13 @@ def test_times_are_per_pair_without_compilation():
     assert ("answer", frozenset({"image_states", "text_states", "text_mask"})) in calls
 
 
+def test_a_second_image_has_stored_states_too():
+    clock, calls = Clock(), []
+    rows = Held([{**row, "image2": np.ones(4)} for row in ROWS.rows])
+    EVALS["speed"](cached=True, clock=clock)(predictor(clock, calls), rows)
+    assert ("answer", frozenset({"image_states", "image2_states", "text_states", "text_mask"})) in calls
+
+
 def test_without_cached_nothing_but_answers_is_asked_for():
     clock, calls = Clock(), []
     found = EVALS["speed"](clock=clock)(predictor(clock, calls), ROWS)

@@ -110,6 +110,15 @@ class TinyPair(TinyJoint):
         return self.temp
 
 
+class TinySimulated(TinyPair):
+    """A teacher whose attention is what towers with its parameters simulate."""
+
+    def fuse(self, text, text_mask, image, *, image_index=None, **kwargs):
+        fused = super().fuse(text, text_mask, image, image_index=image_index, **kwargs)
+        images = image if image_index is None else jax.tree.map(lambda x: x[image_index], image)
+        return fused._replace(qk=self.uni_qk(text, images))
+
+
 class Counting:
     """A model that notes the methods applied to it and the leading sizes of their first arguments."""
 

@@ -23,6 +23,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {  # panel -> patterns of metric names; 
     "accuracy": ("*accuracy*", "*recall*", "*r1", "*r5", "*r10", "*r_mean", "*vqa*"),
     "gradient norm": ("*grad_norm*",),
     "temperature, distillation weight": ("*temperature*", "*alpha*"),
+    "divergence of attention": ("*_attn_*", "attn_*"),
+    "entropy of attention, nats": ("entropy_*",),
     "losses": ("*",),
 }
 ORDER = (

@@ -33,7 +33,7 @@ class Forward(NamedTuple):
     fused: tuple[Fused, ...]
 
 
-class ClassifyTask:
+class ClassifyTask(teaching.TaughtTask):
     """`hard L_hard + soft L_soft + attn L_attn`, averaged over the rows that have a label.
 
     Args:
@@ -86,28 +86,6 @@ class ClassifyTask:
             raise ValueError(
                 "distill.hard, distill.soft and distill.attn are all 0: there is no loss to train on"
             )
-
-    # ---- state ------------------------------------------------------------------------------------------
-
-    def init(self, rng: Key, batch: Batch) -> PyTree:
-        """Fresh boxed parameters."""
-        return teaching.init_model(self.model, rng, batch)
-
-    def init_frozen(self, rng: Key, batch: Batch) -> PyTree:
-        """Fresh boxed parameters of the teacher; None without one."""
-        return teaching.init_frozen(self.teacher, rng, batch)
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing but the parameters changes."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     # ---- loss -------------------------------------------------------------------------------------------
 

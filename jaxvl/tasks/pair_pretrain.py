@@ -54,7 +54,7 @@ class Step(NamedTuple):
         return teaching.take(self.ours.text, jnp.arange(size) + (size if masked else 0))
 
 
-class PairPretrainTask:
+class PairPretrainTask(teaching.TaughtTask):
     """ITC + ITM + MLM and what is imitated of a teacher, each of weight 1; a part given as None is left out.
 
     Args:
@@ -111,28 +111,6 @@ class PairPretrainTask:
         """What each loss that there is asks of the teacher."""
         parts = {k: () if self.distill is None else getattr(self.distill, k) for k in ("itm", "itc", "mlm")}
         return {k: frozenset(terms if getattr(self, k) is not None else ()) for k, terms in parts.items()}
-
-    # ---- state ------------------------------------------------------------------------------------------
-
-    def init(self, rng: Key, batch: Batch) -> PyTree:
-        """Fresh boxed parameters."""
-        return teaching.init_model(self.model, rng, batch)
-
-    def init_frozen(self, rng: Key, batch: Batch) -> PyTree:
-        """Fresh boxed parameters of the teacher; None without one."""
-        return teaching.init_frozen(self.teacher, rng, batch)
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing but the parameters changes."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     # ---- loss -------------------------------------------------------------------------------------------
 

@@ -95,6 +95,33 @@ def init_model(model: Any, rng: Key, batch: Batch) -> PyTree:
     return model.init(keys, *inputs, image2=batch.get("image2"))["params"]
 
 
+class TaughtTask:
+    """What tasks on pairs share: a `model`, maybe a `teacher`, and no state but the parameters."""
+
+    model: Any
+    teacher: Any
+
+    def init(self, rng: Key, batch: Batch) -> PyTree:
+        """Fresh boxed parameters."""
+        return init_model(self.model, rng, batch)
+
+    def init_frozen(self, rng: Key, batch: Batch) -> PyTree:
+        """Fresh boxed parameters of the teacher; None without one."""
+        return init_frozen(self.teacher, rng, batch)
+
+    def start(self, params: PyTree, rng: Key) -> PyTree:
+        """Nothing but the parameters changes."""
+        return {}
+
+    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
+        """`extra` as it is."""
+        return extra
+
+    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
+        """`extra` as it is."""
+        return extra
+
+
 def frozen(extra: PyTree) -> PyTree:
     """The teacher's parameters, as constants."""
     if "frozen" not in extra:

@@ -22,7 +22,16 @@ from jaxvl.models.bert import MLMHead
 from jaxvl.models.bridge import BridgeFusion
 from jaxvl.models.cross import Primed
 from jaxvl.models.layers import FEATURES, WHOLE, Dense, Dtype
-from jaxvl.models.pair_heads import EPS, ClassHead, Shallow, Virt, check_rows, unit, virtual_attention
+from jaxvl.models.pair_heads import (
+    EPS,
+    ClassHead,
+    Shallow,
+    Virt,
+    check_rows,
+    side_by_side,
+    unit,
+    virtual_attention,
+)
 from jaxvl.models.pair_options import TEXT_ARCHES, VISION_ARCHES
 from jaxvl.models.towers import TextTower, Tower, VisionTower
 from jaxvl.types import CrossQK, Encoded, Fused
@@ -326,11 +335,8 @@ class BridgeTower(nn.Module):
         Raises:
           ValueError: the model has no class head, or other than `images` entries.
         """
-        if self.classes is None:
-            raise ValueError("class_logits: the model has no class head; set model.classes")
-        if len(pooled) != self.images:
-            raise ValueError(f"class_logits: {len(pooled)} images, but the model has images={self.images}")
-        return self.class_head(jnp.concatenate(pooled, -1), train=train)
+        joined = side_by_side(pooled, classes=self.classes, images=self.images)
+        return self.class_head(joined, train=train)
 
     def __call__(
         self,

@@ -102,3 +102,16 @@ def check_rows(text: Array, image: Array, image_index: Array | None) -> None:
         raise ValueError(
             f"{len(text)} rows of text and {rows} of images: give image_index, one per row of text"
         )
+
+
+def side_by_side(pooled: tuple[Array, ...], *, classes: int | None, images: int) -> Array:
+    """Pooled states `[B,W]` of each of `images` images as the input `[B,images W]` of a class head.
+
+    Raises:
+      ValueError: there is no class head (`classes` is None), or other than `images` entries.
+    """
+    if classes is None:
+        raise ValueError("class_logits: the model has no class head; set model.classes")
+    if len(pooled) != images:
+        raise ValueError(f"class_logits: {len(pooled)} images, but the model has images={images}")
+    return jnp.concatenate(pooled, -1)

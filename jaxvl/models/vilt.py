@@ -18,7 +18,7 @@ from jax import Array
 from jaxvl.models.bert import Embeddings, MLMHead, padding_mask
 from jaxvl.models.bridge import copied_last
 from jaxvl.models.layers import WHOLE, Dense, Dtype, Embedding, LayerNorm, rematerialised, run_layers
-from jaxvl.models.pair_heads import ClassHead, check_rows
+from jaxvl.models.pair_heads import ClassHead, check_rows, side_by_side
 from jaxvl.models.pair_options import VISION_ARCHES, choose
 from jaxvl.models.vit import ImageTokens, ViTBlock
 from jaxvl.types import CrossQK, Encoded, Fused
@@ -187,11 +187,8 @@ class ViLT(nn.Module):
         Raises:
           ValueError: the model has no class head, or other than `images` entries.
         """
-        if self.classes is None:
-            raise ValueError("class_logits: the model has no class head; set model.classes")
-        if len(pooled) != self.images:
-            raise ValueError(f"class_logits: {len(pooled)} images, but the model has images={self.images}")
-        return self.class_head(jnp.concatenate(pooled, -1), train=train)
+        joined = side_by_side(pooled, classes=self.classes, images=self.images)
+        return self.class_head(joined, train=train)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,23 @@ import optax
 from jaxvl.types import Array, PyTree
 
 Schedule = Callable[[Any], Any]  # number of updates done before -> learning rate of the next one
+
+
+class Table(NamedTuple):
+    """A schedule that is part of the optimiser's state: `rates [size]` f32, one for each update.
+
+    One compiled step then serves runs of different lengths: `set_rates` fills in the rates of the next one.
+    """
+
+    size: int
+
+
+class TableState(NamedTuple):
+    """Updates `done`, and the `rates` of all; update `n` takes `rates[n]`, later ones the last."""
+
+    done: Array
+    rates: Array
+
 
 NO_DECAY = frozenset(
     {"bias", "scale"}
@@ -29,7 +46,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {"temp": (0.001, 0.5)}
 
 def make_optimizer(
     *,
-    schedule: Schedule | float,
+    schedule: Schedule | Table | float,
     weight_decay: float = 0.02,
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -41,7 +58,7 @@ def make_optimizer(
     """AdamW with PyTorch's update rule (decoupled decay times the learning rate, eps outside the root).
 
     Args:
-      schedule: learning rate of update `n` (counted from 0), or a constant.
+      schedule: learning rate of update `n` (counted from 0), a constant, or a `Table` to be filled by `set_rates`.
       weight_decay: on every parameter but those whose last path part is in `NO_DECAY`.
       betas: decay rates of the two moments.
       eps: added to the root of the second moment.
@@ -90,10 +107,48 @@ def make_optimizer(
         _adam(b1, b2, eps),
         _by_path(decay),
         _by_path(speed) if new_lr_mult != 1.0 else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
+        _tabled(schedule.size) if isinstance(schedule, Table) else optax.scale_by_learning_rate(schedule),
         _by_path(project),
     ]
     return optax.chain(*parts)
+
+
+def _tabled(size: int) -> optax.GradientTransformation:
+    def init(params: PyTree) -> TableState:
+        return TableState(jnp.zeros((), jnp.int32), jnp.zeros(size, jnp.float32))
+
+    def update(updates: PyTree, state: TableState, params: PyTree = None) -> tuple[PyTree, TableState]:
+        rate = state.rates[jnp.minimum(state.done, size - 1)]
+        scaled = jax.tree.map(lambda u: -rate * u, updates)
+        return scaled, TableState(optax.safe_increment(state.done), state.rates)
+
+    return optax.GradientTransformation(init, update)
+
+
+def set_rates(opt_state: PyTree, schedule: Schedule, *, steps: int) -> PyTree:
+    """`opt_state` of an optimiser made with a `Table`, whose rates are now those of `schedule` for `steps` updates.
+
+    Raises:
+      ValueError: the optimiser has no `Table`, or it is shorter than `steps`.
+    """
+    found = 0
+
+    def fill(part: Any) -> Any:
+        nonlocal found
+        if not isinstance(part, TableState):
+            return part
+        found += 1
+        if steps > len(part.rates):
+            raise ValueError(
+                f"{steps} updates, but the table of learning rates has room for {len(part.rates)}"
+            )
+        rates = jnp.asarray(schedule(jnp.arange(len(part.rates))), jnp.float32)
+        return TableState(part.done, jax.device_put(rates, part.rates.sharding))
+
+    out = jax.tree.map(fill, opt_state, is_leaf=lambda part: isinstance(part, TableState))
+    if not found:
+        raise ValueError("this optimiser has no table of learning rates: make it with schedule=Table(size)")
+    return out
 
 
 def _adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

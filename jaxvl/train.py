@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,10 +133,20 @@ def accumulated(
 
 @dataclasses.dataclass
 class Evaluation:
-    """What to score while training: `run(trainer, state)` every `every` steps."""
+    """What to score while training: `run(state)` every `every` steps; once `stop()` is true, training ends there."""
 
     run: Callable[[TrainState], Mapping[str, float]]
     every: int
+    stop: Callable[[], bool] = lambda: False
+
+
+class Births(NamedTuple):
+    """The jitted programs that make a state for batches of one signature, and the shardings of what they make."""
+
+    params: Callable[[Key, Batch], PyTree]
+    extra: Callable[[PyTree, Key], PyTree]
+    optimizer: Callable[[PyTree], PyTree]
+    sharding: PyTree
 
 
 class Trainer:
@@ -163,6 +173,7 @@ class Trainer:
         self.eval_batch_size = -(-eval_batch_size // shards) * shards
         self.traces: collections.Counter[str] = collections.Counter()
         self._predictors: dict[Any, Callable[..., Any]] = {}
+        self._births: dict[Any, Births] = {}
         self._step: Callable[..., Any] | None = None
         self.abstract: TrainState | None = None
 
@@ -188,32 +199,52 @@ class Trainer:
         """
         batch = {k: jnp.zeros(np.shape(v), np.asarray(v).dtype) for k, v in example.items()}
         keys = jax.random.split(jax.random.fold_in(self.key, 2**31 - 1), 2)
-        boxed = jax.eval_shape(self.task.init, keys[0], batch)
-        extra = jax.eval_shape(self.task.start, boxed, keys[1])
-        opt = jax.eval_shape(self.tx.init, boxed)
-        shard = self.partition.state
         with self.partition.context():
-            make = jax.jit(lambda k, b: nn.unbox(self.task.init(k, b)), out_shardings=shard(boxed))
-            params = make(keys[0], batch)
+            make = self._birth(batch)
+            params = make.params(keys[0], batch)
             if load is not None:
-                params = jax.device_put(load(self.partition.fetch(params)), shard(boxed))
-            start = jax.jit(lambda p, k: nn.unbox(self.task.start(p, k)), out_shardings=shard(extra))
+                params = jax.device_put(load(self.partition.fetch(params)), make.sharding)
             taught: PyTree = None
             if frozen is not None:
                 task: Any = self.task  # one with a teacher
                 teacher = jax.eval_shape(task.init_frozen, keys[0], batch)
-                taught = jax.device_put(frozen(jax.eval_shape(nn.unbox, teacher)), shard(teacher))
+                shardings = self.partition.state(teacher)
+                taught = jax.device_put(frozen(jax.eval_shape(nn.unbox, teacher)), shardings)
             state = TrainState(
                 step=jax.device_put(jnp.zeros((), jnp.int32), self.partition.replicated()),
                 params=params,
-                opt_state=jax.jit(self.tx.init, out_shardings=shard(opt))(params),
-                extra=start(params, keys[1]),
+                opt_state=make.optimizer(params),
+                extra=make.extra(params, keys[1]),
                 frozen=taught,
             )
         self.abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.replace(frozen=None)
         )
         return state
+
+    def reseed(self, seed: int) -> None:
+        """From now on, randomness is that of a trainer made with `seed`; what is compiled stays."""
+        self.key = jax.random.key(seed)
+
+    def _birth(self, batch: Batch) -> Births:
+        """The programs behind `init`, kept for the next state of the same shapes."""
+        signature = tuple(sorted((k, v.shape, str(v.dtype)) for k, v in batch.items()))
+        if signature not in self._births:
+            boxed = jax.eval_shape(self.task.init, jax.random.key(0), batch)
+            extra = jax.eval_shape(self.task.start, boxed, jax.random.key(0))
+            shard = self.partition.state
+
+            def params(key: Key, batch: Batch) -> PyTree:
+                self.traces["init"] += 1
+                return nn.unbox(self.task.init(key, batch))
+
+            self._births[signature] = Births(
+                jax.jit(params, out_shardings=shard(boxed)),
+                jax.jit(lambda p, k: nn.unbox(self.task.start(p, k)), out_shardings=shard(extra)),
+                jax.jit(self.tx.init, out_shardings=shard(jax.eval_shape(self.tx.init, boxed))),
+                shard(boxed),
+            )
+        return self._births[signature]
 
     def place(self, params: PyTree) -> PyTree:
         """Host arrays of all layers, one by one, as parameters for `predict` (replicated on every device)."""
@@ -322,7 +353,7 @@ class Trainer:
           log_every: steps between log lines; their metrics are averages over these steps.
           save_every_steps: None = not by count.
           save_every_seconds: None = not by time.
-          evaluation: scores to log while training.
+          evaluation: scores to log while training, and when to end early.
           scalars: more values to log at a step, e.g. its learning rate.
           sigterm: the caller's event, which may be set already; None = listen while fitting.
 
@@ -357,6 +388,8 @@ class Trainer:
                 if evaluation and done % evaluation.every == 0 and done < steps:
                     meter.drain(0)
                     log.write_scalars(done, dict(evaluation.run(state)))
+                    if evaluation.stop():
+                        break
                 if meter.save or (save_every_steps and done % save_every_steps == 0 and done < steps):
                     save(done)
                     clock = time.monotonic()

@@ -89,7 +89,7 @@ def one():
 def test_losses_on_every_mesh_are_those_of_one_device(one, rules, data, split):
     trainer, _, found = trained(rules, data, split)
     np.testing.assert_allclose(found, one, rtol=1e-5)
-    assert trainer.traces == {"step": 1}
+    assert trainer.traces == {"init": 1, "step": 1}
 
 
 def part(x):

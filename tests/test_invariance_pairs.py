@@ -83,7 +83,7 @@ def one():
 def test_losses_beside_a_teacher_are_those_of_one_device(one, rules, data, split, scan):
     trainer, _, found = trained(rules, data, split, scan)
     np.testing.assert_allclose(found, one, rtol=1e-4, atol=1e-6)
-    assert trainer.traces == {"step": 1}
+    assert trainer.traces == {"init": 1, "step": 1}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxvl.optim import SCHEDULES, decays, make_optimizer, make_schedule
+from jaxvl.optim import SCHEDULES, Table, decays, make_optimizer, make_schedule, set_rates
 
 RECORDED = Path(__file__).parent / "data" / "adamw.npz"
 STEPS, LR = 20, 1e-2
@@ -272,3 +272,24 @@ def test_wrong_schedules_are_named(kwargs, message):
 if __name__ == "__main__" and "--record" in sys.argv:
     RECORDED.parent.mkdir(exist_ok=True)
     np.savez_compressed(RECORDED, **run_torch())
+
+
+def test_a_table_of_rates_equals_the_schedule_it_was_filled_with():
+    params = {"w": jnp.arange(4.0)}
+    schedule = make_schedule(name="cosine", steps=7, steps_per_epoch=7, lr=0.1, warmup=2)
+    direct, tabled = make_optimizer(schedule=schedule), make_optimizer(schedule=Table(20))
+    states = direct.init(params), set_rates(tabled.init(params), schedule, steps=7)
+    for step in range(7):
+        grads = {"w": jnp.cos(jnp.arange(4.0) + step)}
+        (a, first), (b, second) = (
+            tx.update(grads, s, params) for tx, s in zip((direct, tabled), states, strict=True)
+        )
+        states = first, second
+        np.testing.assert_allclose(a["w"], b["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tx", "message"), [(Table(5), "room for 5"), (0.1, "no table of learning rates")])
+def test_a_table_that_is_too_short_or_absent_is_refused(tx, message):
+    state = make_optimizer(schedule=tx).init({"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match=message):
+        set_rates(state, lambda n: 0.1 + 0 * n, steps=6)

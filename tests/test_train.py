@@ -17,8 +17,9 @@ import pytest
 from flax import linen as nn
 
 from jaxvl.checkpoint import Checkpoints
+from jaxvl.optim import Table, make_optimizer, set_rates
 from jaxvl.sharding import Partition
-from jaxvl.train import NonFiniteError, Preempted, Sigterm, Trainer
+from jaxvl.train import Evaluation, NonFiniteError, Preempted, Sigterm, Trainer
 
 BATCH = 8
 
@@ -138,7 +139,7 @@ def test_loss_falls_and_each_program_is_traced_once(tmp_path):
     assert losses[-1] < 0.7 * losses[0]
     for n in (5, 8, 13):
         assert t.predict(state.params, "output", Examples(n)).shape == (n, 1)
-    assert t.traces == {"step": 1, "output": 1}
+    assert t.traces == {"init": 1, "step": 1, "output": 1}
 
 
 def test_predictions_are_in_order_and_without_padding(tmp_path):
@@ -262,3 +263,31 @@ def test_start_follows_loaded_parameters():
     t = trainer()
     state = t.init(example(), load=lambda fresh: {"w": np.full_like(fresh["w"], 2.0)})
     np.testing.assert_array_equal(state.params["w"], 2.0)
+
+
+def test_a_second_run_of_another_seed_and_table_of_rates_compiles_nothing(tmp_path):
+    partition = Partition.create(mesh=dict(data=1, model=1), rules="dp")
+    t = Trainer(Linear(), make_optimizer(schedule=Table(40)), partition=partition)
+    weights = []
+    for run, (seed, steps) in enumerate([(0, 8), (1, 30), (0, 8)]):
+        t.reseed(seed)
+        state = t.init(example())
+        state = state.replace(opt_state=set_rates(state.opt_state, lambda n: 0.05 + 0 * n, steps=steps))
+        weights.append(np.asarray(fit(t, tmp_path / str(run), steps=steps, state=state).params["w"]))
+    assert t.traces == {"init": 1, "step": 1}
+    np.testing.assert_array_equal(weights[0], weights[2])  # nothing of the run between is left
+    assert np.abs(weights[0] - weights[1]).max() > 0.01
+
+
+def test_an_evaluation_can_end_training_and_the_last_state_is_saved(tmp_path):
+    seen = []
+
+    def score(state):
+        seen.append(int(state.step))
+        return {"score": 1.0}
+
+    state = fit(
+        trainer(), tmp_path, steps=30, evaluation=Evaluation(score, every=4, stop=lambda: len(seen) == 3)
+    )
+    assert seen == [4, 8, 12]
+    assert int(state.step) == Checkpoints(tmp_path).latest() == 12

@@ -1,0 +1,1 @@
+"""Active learning: which images are worth annotating? Rounds of train, score, select and label, outside jit."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +98,17 @@ def merged(config: ConfigDict, stage: str) -> dict[str, Any]:
     return {**common, **own, **{k: {**common[k], **own[k]} for k in both}}
 
 
+def given(
+    registry: Mapping[str, Any], kind: str, section: Mapping[str, Any], extra: Mapping[str, Any]
+) -> Any:
+    """`config.make`, with those of `extra` that the constructor takes and the section does not set."""
+    found = registry.get(section.get("name", ""))
+    takes = inspect.signature(found).parameters if found is not None else {}
+    return make(
+        registry, kind, section, **{k: v for k, v in extra.items() if k in takes and k not in section}
+    )
+
+
 def reader(section: Mapping[str, Any], where: str) -> Any:
     """A reader of `SOURCES`; a missing file is reported with the config key that names it."""
     try:
@@ -171,11 +181,11 @@ def task(
         section["distill"] = dict(section["distill"])
         epochs = section["distill"].pop("warmup_epochs")
         section["distill"]["warmup_updates"] = int(epochs * steps_per_epoch)
-    given: dict[str, Any] = dict(
+    more: dict[str, Any] = dict(
         model=model(config, stage, tok.size, answers), tokens=tokens(tok), blind=chosen.images is None
     )
     if answers is not None:
-        given["answers"] = answer_array(tok, answers, length=chosen.format.get("answer_length", 8))
+        more["answers"] = answer_array(tok, answers, length=chosen.format.get("answer_length", 8))
         for key, most in (("k_test", len(answers)), ("top_n", section.get("k_test", len(answers)))):
             if key in section:
                 section[key] = min(section[key], most)
@@ -183,12 +193,13 @@ def task(
     if taught_by is not None:
         if taught_by.stage not in config.stages:
             raise unknown(f"config.stages.{stage}.teacher.stage", str(taught_by.stage), config.stages)
-        given["teacher"] = model(config, taught_by.stage, tok.size, answers)
-    kind = TASKS.get(section.get("name"))
-    takes = inspect.signature(kind).parameters if kind is not None else {}
-    if "teacher" in given and "teacher" not in takes:
+        more["teacher"] = model(config, taught_by.stage, tok.size, answers)
+    if (
+        "teacher" in more
+        and "teacher" not in inspect.signature(TASKS.get(section.get("name"), dict)).parameters
+    ):
         raise ConfigError(f"config.stages.{stage}.teacher: the task {section.get('name')!r} has no teacher")
-    return make(TASKS, "task", section, **{k: v for k, v in given.items() if k in takes})
+    return given(TASKS, "task", section, more)
 
 
 def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
@@ -255,13 +266,11 @@ def evaluators(
     out = {}
     section = config.stages[name]
     graph = merged(config, name).get("hypergraph")
-    given = dict(answers=answers, results=workdir / name / "vqa_results.json", train=train)
+    more = dict(answers=answers, results=workdir / name / "vqa_results.json", train=train)
     for key, kwargs in section.evals.items():
         if kwargs["name"] == "hypergraph" and not (graph is not None and graph["layers"]):
             continue
-        kind = EVALS.get(kwargs["name"])
-        takes = inspect.signature(kind).parameters if kind is not None else {}
-        out[key] = make(EVALS, "evaluator", kwargs, **{k: v for k, v in given.items() if k in takes})
+        out[key] = given(EVALS, "evaluator", kwargs, more)
     return out
 
 
@@ -294,11 +303,3 @@ def first_batch(stage: Stage) -> dict[str, np.ndarray]:
     n = stage.config.batch_size // stage.config.accumulate
     batch = {k: np.zeros((n, *v.shape), v.dtype) for k, v in row.items()}
     return {**batch, "id": np.zeros(n, np.int32), "mask": np.ones(n, bool)}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvl.objectives.mcan_rate import mcan_rate
 from jaxvl.types import Array, PyTree
 
 Schedule = Callable[[Any], Any]  # number of updates done before -> learning rate of the next one
@@ -332,19 +333,30 @@ def constant(*, steps: int, steps_per_epoch: int, lr: float) -> Schedule:
     return lambda count: jnp.full(jnp.shape(count), lr, jnp.float32)
 
 
+def mcan(*, steps: int, steps_per_epoch: int, examples: int, batch_size: int, lr: float = 1e-4) -> Schedule:
+    """MCAN's schedule (`MILVLG/openvqa`): see `mcan_rate`; it counts examples, not epochs, and knows no end."""
+    _check_steps(steps, steps_per_epoch)
+    return lambda count: mcan_rate(count, examples, base=lr, batch=batch_size)
+
+
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "albef": albef,
     "cosine": cosine,
     "linear": linear,
     "constant": constant,
+    "mcan": mcan,
 }
 
 
 def make_schedule(*, name: str, **kwargs: Any) -> Schedule:
-    """The schedule `SCHEDULES[name](**kwargs)`; unknown names and arguments raise ValueError with suggestions."""
+    """The schedule `SCHEDULES[name](**kwargs)`; unknown names and arguments raise ValueError with suggestions.
+
+    `examples` and `batch_size` are for schedules that count examples; others do without.
+    """
     if name not in SCHEDULES:
         raise ValueError(_unknown("schedule", name, SCHEDULES))
     known = inspect.signature(SCHEDULES[name]).parameters
+    kwargs = {k: v for k, v in kwargs.items() if k in known or k not in ("examples", "batch_size")}
     for key in kwargs:
         if key not in known:
             raise ValueError(f"schedule {name!r}: {_unknown('argument', key, known)}")

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxvl import build
 from jaxvl import config as cfg
+from jaxvl.atomic import write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.interop import foreign_params, load_params
 from jaxvl.log import Log, Progress, table
@@ -37,6 +38,7 @@ FREE = (
     "sharding",
     "report",
 )  # may differ between two runs of a workdir
+FREE_KEYS = ("active.repeats", "active.stop", "active.cost", "active.oracle.suggest", "active.scoring")
 RESULT = "result.json"
 
 
@@ -54,6 +56,10 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     enable_compilation_cache()
     logging.getLogger("absl").setLevel(logging.WARNING)
     check_same_run(config, root)
+    if "active" in config:
+        from jaxvl.run_active import run_active  # stages need nothing of it
+
+        return run_active(config, root)
     partition = Partition.create(**cfg.plain(config.sharding))
     waiting = [name for name in config.run if not (root / name / RESULT).exists()]
     check_order(config, waiting, root)
@@ -90,7 +96,9 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
         return
     before, now = flat(cfg.to_dict(cfg.load(path))), flat(cfg.to_dict(config))
     keys = sorted(
-        k for k in before.keys() | now.keys() if k.split(".")[0] not in FREE and before.get(k) != now.get(k)
+        k
+        for k in before.keys() | now.keys()
+        if k.split(".")[0] not in FREE and not k.startswith(FREE_KEYS) and before.get(k) != now.get(k)
     )
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in keys[:5])
@@ -101,8 +109,8 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
 
 
 def begun(root: Path) -> bool:
-    """Whether a workdir holds anything that was computed: a checkpoint or a result."""
-    return any(next(root.glob(p), None) for p in (f"*/{RESULT}", "*/checkpoints/*/meta.json"))
+    """Whether a workdir holds anything that was computed: a checkpoint, a result or a run of active learning."""
+    return any(next(root.glob(p), None) for p in (f"*/{RESULT}", "*/checkpoints/*/meta.json", "*/*/run.json"))
 
 
 def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
@@ -215,9 +223,9 @@ def run_stage(
         log.close()
     if jax.process_index() == 0:
         if stage.answers is not None:
-            build.write_json(folder / "answers.json", stage.answers)
+            write_json(folder / "answers.json", stage.answers)
         seconds = round(time.monotonic() - started, 1)
-        build.write_json(folder / RESULT, {"steps": stage.steps, "seconds": seconds, "metrics": metrics})
+        write_json(folder / RESULT, {"steps": stage.steps, "seconds": seconds, "metrics": metrics})
 
 
 def fit(

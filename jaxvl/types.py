@@ -12,7 +12,14 @@ Batch keys (leading axis = example; `B` batch, `L` text, `N` answers, `R` region
 | `label`                    | `[B]` i32                       | class                                                |
 | `label`, `label_score`     | `[B,K]` i32, `[B,K]` f32        | classes with soft scores; unused = class A, score 0  |
 | `answer`, `answer_weight`  | `[B,N,L]` i32, `[B,N]` f32      | answers to generate; weight 0 = no answer            |
-| `regions`, `boxes`         | `[B,R,F]` f32, `[B,R,4]` f32    | region features; xyxy pixels of the resized image    |
+| `label_share`              | `[B,K]` f32                     | share of the human answers of each of these classes  |
+| `hard_label`, `answer_kind` | `[B]` i32                      | consensus class (-1 = none); type of the answer      |
+| `question_key`             | `[B]` i32                       | equal for questions that say the same                |
+| `keys_of_image`            | `[B,M]` i32                     | keys of all questions of the image, padded with -1   |
+| `regions`, `region_mask`   | `[B,R,F]` f32, `[B,R]` bool     | region features; True = region                       |
+| `region_boxes`             | `[B,R,4]` f32                   | xyxy in units of the image's sides                   |
+| `asked`, `asked_kind`      | `[B,J,L]` i32, `[B,J]` i32      | questions to ask of an image; their answer types     |
+| `asked_shared`             | `[B,J,L]` i32                   | the same as `asked`, equal in all rows               |
 | `image_id`                 | `[B]` i32                       | equal for captions of one image                      |
 | `id`, `mask`               | `[B]` i32, `[B]` bool           | position in the source; False = padding              |
 
@@ -138,11 +145,3 @@ class Evaluator(Protocol):
     """Scores from predictions. Never calls a model itself."""
 
     def __call__(self, predict: Predict, source: Source) -> dict[str, float]: ...
-
-
-class Strategy(Protocol):
-    """Picks `budget` distinct positions of `pool` to annotate."""
-
-    def __call__(
-        self, predict: Predict, pool: Source, labelled: Source, budget: int, rng: np.random.Generator
-    ) -> np.ndarray: ...

@@ -13,6 +13,7 @@ from tiny_run import ROOT, config_file
 
 from jaxvl import build
 from jaxvl import config as cfg
+from jaxvl.atomic import write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.run import RESULT
 
@@ -55,5 +56,5 @@ def save(folder: Path, stage: build.Stage, seed: int) -> None:
     checkpoints.save(1, {"params": params}, wait=True)
     checkpoints.close()
     if stage.answers is not None:
-        build.write_json(folder / "answers.json", stage.answers)
-    build.write_json(folder / RESULT, {"steps": 1, "seconds": 0.0, "metrics": {}})
+        write_json(folder / "answers.json", stage.answers)
+    write_json(folder / RESULT, {"steps": 1, "seconds": 0.0, "metrics": {}})

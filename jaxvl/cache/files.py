@@ -5,27 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxvl.atomic import write_file
+
 VERSION = 1
-MANIFEST, INDEX, TEMPORARY = "manifest.json", "index.npz", ".tmp"
+MANIFEST, INDEX = "manifest.json", "index.npz"
 
 
 class StoreError(ValueError):
     """A store that cannot be used as it is; the message names the folder and the way out."""
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """A reader sees the old file or the new one, never half of it, even after a power cut."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:

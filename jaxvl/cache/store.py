@@ -20,15 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvl.atomic import TEMPORARY, write_file
 from jaxvl.cache.files import (
     INDEX,
     MANIFEST,
-    TEMPORARY,
     Lock,
     Shards,
     StoreError,
     read_manifest,
-    write_file,
     write_manifest,
 )
 from jaxvl.cache.fingerprint import Fingerprint, plain

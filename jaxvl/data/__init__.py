@@ -11,12 +11,15 @@ from typing import Any
 from jaxvl.data.arrow import ViltArrow
 from jaxvl.data.captions import AlbefCaptions, JsonlCaptions
 from jaxvl.data.scenes import SceneCaptions, SceneEntailment, SceneQuestions, SceneReferring, SceneStatements
+from jaxvl.data.scenes.pool import ScenePool
+from jaxvl.data.scenes.regions import SceneRegions
 from jaxvl.data.sentences import JsonlEntailment, JsonlStatements, Nlvr2, SnliVe
 from jaxvl.data.vqa import AlbefVQA, JsonlVQA, VqaV2
 
 SOURCES: dict[str, Callable[..., Any]] = {
     "scenes_captions": SceneCaptions,
     "scenes_vqa": SceneQuestions,
+    "scenes_pool": ScenePool,
     "scenes_statements": SceneStatements,
     "scenes_entailment": SceneEntailment,
     "scenes_referring": SceneReferring,
@@ -31,3 +34,6 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "jsonl_statements": JsonlStatements,
     "vilt_arrow": ViltArrow,
 }
+
+# Region features of images by their ids; see `jaxvl.data.region_source.Provider`.
+PROVIDERS: dict[str, Callable[..., Any]] = {"scenes": SceneRegions}

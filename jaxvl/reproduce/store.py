@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl import config as cfg
-from jaxvl.build import write_json
+from jaxvl.atomic import write_json
 from jaxvl.config import ConfigError
 from jaxvl.reproduce.jobs import Job, key_of
 from jaxvl.run import RESULT

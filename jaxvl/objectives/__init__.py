@@ -1,0 +1,1 @@
+"""Objectives and scores of active learning as pure functions of arrays: information, uncertainty, acquisition."""

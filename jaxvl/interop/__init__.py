@@ -12,6 +12,7 @@ from jaxvl.interop.files import (
     save_params,
     save_safetensors,
 )
+from jaxvl.interop.mcan import export_mcan, import_mcan
 from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.sources import foreign_params, minilm_dir
 from jaxvl.interop.torch_weights import read
@@ -28,11 +29,13 @@ __all__ = [
     "albef_flags",
     "export_albef",
     "export_bridgetower",
+    "export_mcan",
     "export_vilt",
     "foreign_params",
     "import_albef",
     "import_bert",
     "import_bridgetower",
+    "import_mcan",
     "import_text_tower",
     "import_vilt",
     "import_vision_tower",

@@ -13,6 +13,7 @@ from jaxvl.interop.albef_yaml import STAGES, albef_flags
 from jaxvl.interop.bert import import_bert
 from jaxvl.interop.bridgetower import export_bridgetower, import_bridgetower
 from jaxvl.interop.files import Tensors, Tree, WeightsError, load_params, save_params, save_safetensors
+from jaxvl.interop.mcan import export_mcan, import_mcan
 from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.torch_weights import read
 from jaxvl.interop.towers import import_text_tower, import_vision_tower
@@ -29,10 +30,15 @@ IMPORTS: Mapping[str, Callable[[Tensors, argparse.Namespace], Imported]] = {
     "bridgetower": lambda state, args: import_bridgetower(
         state, depth=args.depth, take=args.take, images=args.images, tied=bool(args.tied)
     ),
+    "mcan": lambda state, args: import_mcan(state),
     "text_tower": lambda state, args: import_text_tower(state, layers=args.text_layers, tied=bool(args.tied)),
     "vision_tower": lambda state, args: import_vision_tower(state, grid=args.grid),
 }
-EXPORTS: Mapping[str, Callable[[Tree], Tensors]] = {"vilt": export_vilt, "bridgetower": export_bridgetower}
+EXPORTS: Mapping[str, Callable[[Tree], Tensors]] = {
+    "vilt": export_vilt,
+    "bridgetower": export_bridgetower,
+    "mcan": export_mcan,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from jaxvl.interop.albef import import_albef
 from jaxvl.interop.bert import import_bert
 from jaxvl.interop.bridgetower import import_bridgetower
 from jaxvl.interop.files import Tree, WeightsError
+from jaxvl.interop.mcan import import_mcan
 from jaxvl.interop.names import layer_count
 from jaxvl.interop.report import Imported
 from jaxvl.interop.torch_weights import read
@@ -26,6 +27,7 @@ WHOLE = {
     "hyper_albef": "albef",
     "bridge_tower": "bridgetower",
     "vilt": "vilt",
+    "mcan": "mcan",
 }  # file that holds all of a model
 
 
@@ -67,7 +69,7 @@ def foreign_params(weights: Mapping[str, str], like: Mapping[str, Any]) -> Tree:
     """
     model = kind_of(like)
     whole = WHOLE[model]
-    towers = set() if model == "vilt" else {"vision", "text"}
+    towers = set() if model in ("vilt", "mcan") else {"vision", "text"}
     unknown = set(weights) - towers - {whole}
     if unknown or not weights or (whole in weights and len(weights) > 1):
         choice = f"'vision' and/or 'text', or {whole!r} alone, which holds both" if towers else f"{whole!r}"
@@ -84,6 +86,8 @@ def foreign_params(weights: Mapping[str, str], like: Mapping[str, Any]) -> Tree:
 
 def kind_of(like: Mapping[str, Any]) -> str:
     """Key of `WHOLE` that parameters `like` belong to, told by their modules."""
+    if "flat_image" in like:
+        return "mcan"
     if "fusion_encoder" not in like:
         if {"bridge", "cross", "shallow", "virt"} & set(like):
             return "bridge_tower"
@@ -94,6 +98,8 @@ def kind_of(like: Mapping[str, Any]) -> str:
 
 def _importer(kind: str, like: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
     model = kind_of(like)
+    if model == "mcan":
+        return import_mcan
     if model == "vilt":
         return partial(import_vilt, grid=_grid(like), images=_rows(like, "modality") - 1, tied=_tied(like))
     if model == "bridge_tower":

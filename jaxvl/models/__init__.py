@@ -2,6 +2,16 @@
 
 from jaxvl.models.bridge_tower import BridgeTower
 from jaxvl.models.hyper_albef import HyperALBEF
+from jaxvl.models.mcan import MCAN
+from jaxvl.models.vaue import VAUE
 from jaxvl.models.vilt import ViLT
+from jaxvl.models.vqme import VQME
 
-MODELS = {"hyper_albef": HyperALBEF, "bridge_tower": BridgeTower, "vilt": ViLT}
+MODELS = {
+    "hyper_albef": HyperALBEF,
+    "bridge_tower": BridgeTower,
+    "vilt": ViLT,
+    "mcan": MCAN,
+    "vqme": VQME,
+    "vaue": VAUE,
+}

@@ -1,0 +1,136 @@
+"""CCRL: which images of a pool are worth annotating for visual question answering?
+
+Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
+these methods, `:all` every one, in rounds of training, scoring, selecting and labelling. `scale=paper` is the recipe of
+Zhang et al., "Active learning for VQA based on cross-modal contrastive representation learning", on VQA v2 with
+bottom-up features; `variant=test` takes train and val images as the pool.
+"""
+
+from __future__ import annotations
+
+from jaxvl import config as C
+
+# fmt: off
+HINT = "docs/howto/region_features.md says which files of VQA v2, features and GloVe are needed and how to convert them"
+METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entropy", "coreset", "badge", "ll", "sraal",
+           "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
+           "count_only")
+SEVEN = ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")  # the paper's comparison
+CHAINS = {"": ("random", "ccrl"), "all": METHODS, "paper": SEVEN,
+          "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"), **{name: (name,) for name in METHODS}}
+VQA_V2 = "data/vqa_v2/v2_{}_mscoco_{}2014_{}.json"
+MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
+BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
+ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
+RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth at epochs 10 and 12
+
+
+def stage(**values: object) -> dict:
+    """A model that rounds train; `values` over what most share."""
+    shared = dict(optim=dict(ADAM, schedule=dict(RATE)), batch_size=64, epochs=13, min_steps=0, plateau=None)
+    return {**shared, **values}
+
+
+def stages() -> dict:
+    """The scored model, and what samplers train beside it (specification, sections 4 to 8)."""
+    plateau = dict(share=0.1, delta=0.002, patience=3, least=5)
+    plain = dict(ADAM, schedule=dict(name="constant", lr=5e-4), betas=(0.9, 0.999), eps=1e-8)
+    rise = dict(ADAM, schedule=dict(name="linear", lr=1e-4, min_lr=1e-4, warmup=0.05), clip=5.0)
+    vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
+                batch_size=256, epochs=40, plateau=plateau)
+    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all")
+    vae = dict(optim=plain, batch_size=250, epochs=20)
+    return dict(
+        task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
+        vqme=stage(**vqme, task=match),
+        vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
+        vqme_cl=stage(**vqme, task=dict(match, mi_weight=0.0)),
+        vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
+        ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
+        ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
+        sraal=stage(**vae, model=dict(name="sraal"), task=dict(name="state_discrepancy")),
+        vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(name="adversarial_vae")),
+        tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(name="adversarial_vae")),
+        vabal=stage(**vae, model=dict(name="vabal"), task=dict(name="bayes_vae")),
+    )
+
+
+def strategies() -> dict:
+    """Each method's strategy; CCRL's ablations are its options (section 8.9)."""
+    ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, agg="sum", rate="one_minus", match="critic",
+                uncertainty="indicator", prune="exact", stage="vqme")
+    plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
+    return plain | dict(
+        coreset=dict(name="coreset", feature="fused"), badge=dict(name="badge", unit="image"),
+        mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
+        ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
+        ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
+        ccrl_cl=dict(ccrl, stage="vqme_cl", match="contrast"), match_all=dict(ccrl, match="all"),
+        count_only=dict(ccrl, uncertainty="one", rate="none"),
+    )
+
+
+def active() -> dict:
+    """The protocol `val`: the pool is train2014, scores are of val2014 (section 1.3)."""
+    def vqa(split: str) -> dict:
+        questions = VQA_V2.format("OpenEnded", split, "questions")
+        annotations = f"data/vqa_v2/v2_mscoco_{split}2014_annotations.json"
+        return dict(name="vqa_v2", questions=questions, annotations=annotations, images=None)
+
+    return dict(
+        pool=vqa("train"), val=vqa("val"),
+        regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
+        words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"),
+        answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9), variant="official",
+        init=0.02, step=0.02, budget=0.2, repeats=5, shared_init=False, asked=8, bank=dict(max=1024, reduce="medoid"),
+        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
+        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
+        stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
+        scoring=dict(block=256, pairs=8192), strategies=strategies(),
+    )
+
+
+def small(width: int, images: int, held: int, repeats: int, share: float, budget: float, steps: int) -> dict:
+    """Scenes of the embedded world as eight regions of 64 features; models a twentieth as wide."""
+    world = dict(name="scenes_pool", questions=4, skew=0.0, unlearnable=0.1, objects=(1, 3), hard=0.0)
+    sizes = {"width": width, "heads": width // 32}
+    models = {f"stages.{name}.model.{k}": v for name in ("task", "ll", "ranker", "vqme", "vqme_mi", "vqme_cl", "vaue")
+              for k, v in sizes.items()}
+    mcan = {"mlp": 2 * width, "depth": 2, "flat": 2 * width, "flat_mlp": width}
+    models |= {f"stages.{name}.model.{k}": v for name in ("task", "ll", "ranker") for k, v in mcan.items()}
+    models |= {f"stages.{name}.model.critic_width": width for name in ("vqme", "vqme_mi", "vqme_cl")}
+    cosine = dict(name="cosine", lr=2e-3, min_lr=1e-4, warmup=0.1)
+    quick = {"optim.schedule": cosine, "min_steps": steps, "batch_size": 64}
+    short = {"epochs": 12, "optim.schedule.lr": 1e-3, "optim.schedule.min_lr": 1e-3, "batch_size": 128}
+    return {
+        "active.pool": dict(world, split="train", images=images),
+        "active.val": dict(world, split="val", images=held, unlearnable=0.0),
+        "active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, noise=0.3),
+        "active.words": dict(glove=None, dim=64, length=14, scope="all"),
+        "active.answers": dict(file="scenes", min_count=1),
+        "active.init": share, "active.step": share, "active.budget": budget, "active.repeats": repeats,
+        "active.bank.max": 256, **models, **C.under(("task", "ll", "ranker", "vaue"), quick),
+        **C.under(("vqme", "vqme_mi", "vqme_cl"), short),
+        **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
+    }
+
+
+TRAIN_AND_VAL = [f"data/vqa_v2/v2_mscoco_{split}2014_annotations.json" for split in ("train", "val")]
+SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.24, 400),
+          "paper": {"hint": HINT}}
+OPTIONS = "active.strategies.ccrl"
+ABLATIONS = {
+    **C.choices(f"{OPTIONS}.rate", ("one_minus", "printed", "inverse", "sqrt_inverse", "effective", "none")),
+    **C.choices(f"{OPTIONS}.agg", ("sum", "mean", "topk_mean", "sum_capped")),
+    **C.choices("stages.vqme.model.critic", ("concat1", "separable", "concat2")),
+    **C.choices("stages.vqme.task.cl_form", ("printed",)),
+    **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
+}
+VARIANTS = {"people": {"active.oracle.name": "people"}}
+
+
+def get_config(arg: str | None = None):
+    """`arg` like "entropy,badge,ablation=rate=printed,scale=tiny"."""
+    report = dict(title="Accuracy of the task model (official metric)")
+    config = C.base(hint="", active=active(), stages=stages(), report=report)
+    return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

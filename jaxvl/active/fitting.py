@@ -1,0 +1,314 @@
+"""Training the models of a round, each once: models that depend on the same things are one folder, for all methods.
+
+models/task-3f2a9c.../   metrics.jsonl, curves, params.safetensors, result.json (written last: the model counts)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxvl.atomic import read_json, write_file, write_json
+from jaxvl.checkpoint import Checkpoints
+from jaxvl.data.loader import Loader
+from jaxvl.log import Log, Progress
+from jaxvl.optim import make_schedule, set_rates
+from jaxvl.train import Evaluation, Sigterm, Trainer, TrainState
+from jaxvl.types import Predict, PyTree, Source
+
+PARAMS, RESULT = "params.safetensors", "result.json"
+LEAST = 4  # rows of the smallest batch
+SCHEMA = 1  # of what a model is a function of; another number trains anew
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Ending a fit when its held-out score no longer rises; the best parameters are kept (specification 5.6).
+
+    Attributes:
+      share: part of the images that is held out.
+      delta: a rise below this is none.
+      patience: epochs without a rise before the end.
+      least: epochs that are trained in any case.
+      score: `(predict, held-out source, rng) -> scores`; `key` of them must rise.
+    """
+
+    score: Callable[[Predict, Source, np.random.Generator], Mapping[str, float]]
+    key: str
+    share: float = 0.1
+    delta: float = 0.002
+    patience: int = 3
+    least: int = 5
+
+
+@dataclass
+class Stage:
+    """A model that rounds train: how, and with which programs.
+
+    Attributes:
+      trainer: lives as long as the process, so that nothing is compiled twice.
+      section: the config that the model depends on; part of its key.
+      schedule: keyword arguments of `optim.make_schedule` but for the counts.
+      epochs: passes over the source; more, if these are fewer updates than `min_steps`.
+      vectors: `[V,E]` rows to start the word embeddings from, if any.
+    """
+
+    name: str
+    trainer: Trainer
+    section: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    batch_size: int
+    epochs: float
+    min_steps: int = 0
+    most_steps: int = 1 << 20
+    plateau: Plateau | None = None
+    vectors: np.ndarray | None = None
+    loader: Mapping[str, Any] = field(default_factory=dict)
+
+    def batch(self, source: Source) -> int:
+        """Rows of a batch: fixed, so that one program serves all rounds; a power of two where there are not so many."""
+        if len(source) < LEAST:
+            raise ValueError(
+                f"stage {self.name!r}: {len(source)} examples are too few to train on; start with more labelled images "
+                "(config.active.init)"
+            )
+        return self.batch_size if len(source) >= self.batch_size else 2 ** int(math.log2(len(source)))
+
+    def steps(self, source: Source) -> int:
+        """Optimiser updates for this source: whole epochs, at least `min_steps` updates."""
+        each = len(source) // self.batch(source)
+        steps = math.ceil(self.epochs * each)
+        if steps < self.min_steps:
+            steps = math.ceil(self.min_steps / each) * each
+        return min(steps, self.most_steps)
+
+
+class Fitted(NamedTuple):
+    """A trained model: `params` on the devices, its `key`, whether it was there already, and what its fit took."""
+
+    params: PyTree
+    key: str
+    hit: bool
+    result: Mapping[str, Any]
+
+
+class Fitter:
+    """Trains stages, and keeps what it trained under `folder`."""
+
+    def __init__(self, folder: Path, stages: Mapping[str, Stage], *, sigterm: Sigterm | None = None):
+        self.folder, self.stages, self.sigterm = folder, dict(stages), sigterm
+
+    def fit(self, name: str, source: Source, *, seed: int, data: Any, title: str = "") -> Fitted:
+        """Train a stage on a source, or load what it was trained to before.
+
+        Args:
+          name: of the stage.
+          source: training rows.
+          seed: of initial values, order and dropout.
+          data: JSON that says what the source depends on: labelled ids, files, models. With the stage's section and
+            the seed it is the key under which the model is kept.
+          title: for the display.
+        """
+        stage = self.stages[name]
+        key = self.key(name, seed=seed, data=data)
+        folder = self.folder / f"{name}-{key}"
+        with _exclusive(folder):
+            if (folder / RESULT).exists():
+                return Fitted(self._load(stage, folder, source), key, True, read_json(folder / RESULT))
+            stage.trainer.reseed(seed)
+            started = time.monotonic()
+            params, more = self._train(stage, source, folder, seed, title or name)
+            flat = {
+                "/".join(k): np.asarray(v)
+                for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
+            }
+            write_file(folder / PARAMS, lambda path: safetensors.numpy.save_file(flat, path))
+            result = {**more, "seconds": round(time.monotonic() - started, 3), "examples": len(source)}
+            write_json(folder / RESULT, result)
+        return Fitted(params, key, False, result)
+
+    def key(self, name: str, *, seed: int, data: Any) -> str:
+        """What a model is a function of, as 16 hex digits."""
+        text = json.dumps([SCHEMA, name, self.stages[name].section, seed, data], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def load(self, name: str, key: str, source: Source) -> PyTree:
+        """The parameters of a model that was trained before; `source` gives the shapes.
+
+        Raises:
+          FileNotFoundError: it is gone.
+        """
+        folder = self.folder / f"{name}-{key}"
+        if not (folder / RESULT).exists():
+            raise FileNotFoundError(
+                f"{folder}: the model of a finished phase is gone; restore it or roll back"
+            )
+        return self._load(self.stages[name], folder, source)
+
+    def _load(self, stage: Stage, folder: Path, source: Source) -> PyTree:
+        flat = safetensors.numpy.load_file(folder / PARAMS)
+        tree = unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
+        return stage.trainer.init(example(source, stage.batch(source)), load=lambda fresh: tree).params
+
+    def _train(
+        self, stage: Stage, source: Source, folder: Path, seed: int, title: str
+    ) -> tuple[PyTree, dict[str, Any]]:
+        trainer, plateau = stage.trainer, stage.plateau
+        held: Source | None = None
+        if plateau is not None:
+            source, held = split_by_image(source, share=plateau.share, rng=np.random.default_rng(seed))
+        steps, each = stage.steps(source), len(source) // stage.batch(source)
+        rates = make_schedule(
+            steps=steps,
+            steps_per_epoch=each,
+            examples=len(source),
+            batch_size=stage.batch(source),
+            **stage.schedule,
+        )
+        checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        # Which state was best so far is not in a checkpoint: a fit that may end early starts anew.
+        step = checkpoints.latest() if plateau is None else None
+        state = self._begin(stage, source, rates, steps)
+        if step is not None:
+            state = checkpoints.restore(step, trainer.abstract)
+        log = Log(folder, append_from_step=step)
+        watch = None if plateau is None or held is None else Watch(stage, plateau, held, each, seed)
+        try:
+            with Progress(title, total=steps, start=int(state.step), file=_shown()) as progress:
+                state = trainer.fit(
+                    state,
+                    Loader(source, batch_size=stage.batch(source), seed=seed, **stage.loader),
+                    steps=steps, log=log, progress=progress, checkpoints=checkpoints, meta={"stage": stage.name},
+                    evaluation=None if watch is None else Evaluation(watch.run, every=each, stop=watch.stop),
+                    scalars=lambda n: {"learning_rate": float(rates(n - 1))}, sigterm=self.sigterm,
+                )  # fmt: skip
+            best = None if watch is None else watch.finish(state, steps)
+        finally:
+            checkpoints.close()
+            log.close()
+        loss = [row["loss"] for row in log.rows if "loss" in row]
+        more = (
+            {"steps": int(state.step), "first_loss": loss[0], "last_loss": loss[-1]}
+            if loss
+            else {"steps": int(state.step)}
+        )
+        return (state.params, more) if best is None else (best.params, {**more, "held_out": best.scores})
+
+    def _begin(self, stage: Stage, source: Source, rates: Any, steps: int) -> TrainState:
+        vectors = stage.vectors
+        load = None if vectors is None else lambda fresh: with_vectors(fresh, vectors)
+        state = stage.trainer.init(example(source, stage.batch(source)), load=load)
+        extra = state.extra
+        if isinstance(extra, dict) and "steps" in extra:  # a task that changes after a share of its updates
+            extra = {**extra, "steps": jax.device_put(jnp.int32(steps), extra["steps"].sharding)}
+        return state.replace(opt_state=set_rates(state.opt_state, rates, steps=steps), extra=extra)
+
+
+class Best(NamedTuple):
+    """The best state so far: its held-out scores and its parameters."""
+
+    scores: dict[str, float]
+    params: PyTree
+
+
+class Watch:
+    """Scores a fit on held-out rows each epoch, remembers the best, and says when to end."""
+
+    def __init__(self, stage: Stage, plateau: Plateau, held: Source, every: int, seed: int):
+        self.stage, self.plateau, self.held, self.every, self.seed = stage, plateau, held, every, seed
+        self.best: Best | None = None
+        self.base, self.since, self.epochs = -math.inf, 0, 0
+
+    def run(self, state: TrainState) -> dict[str, float]:
+        """Score the state; its metrics for the log."""
+        trainer = self.stage.trainer
+
+        def predict(name: str, source: Source) -> Any:
+            return trainer.predict(state.params, name, source)
+
+        scores = dict(self.plateau.score(predict, self.held, np.random.default_rng(self.seed)))
+        value = scores[self.plateau.key]
+        self.epochs += 1
+        if self.best is None or value > self.best.scores[self.plateau.key]:
+            self.best = Best(scores, trainer.partition.fetch(state.params))
+        if value >= self.base + self.plateau.delta:
+            self.base, self.since = value, 0
+        else:
+            self.since += 1
+        return {f"held_out/{k}": float(v) for k, v in scores.items()}
+
+    def stop(self) -> bool:
+        """Whether the score has not risen for long enough."""
+        return self.epochs >= self.plateau.least and self.since >= self.plateau.patience
+
+    def finish(self, state: TrainState, steps: int) -> Best:
+        """The best state, the last one included, with its parameters on the devices."""
+        if int(state.step) == steps:
+            self.run(state)
+        assert self.best is not None
+        placed = jax.device_put(self.best.params, jax.tree.map(lambda x: x.sharding, state.params))
+        return Best(self.best.scores, placed)
+
+
+def with_vectors(fresh: PyTree, vectors: np.ndarray) -> PyTree:
+    """`fresh` parameters whose word embeddings are `vectors` [V,E]: tables of that shape named `word_embedding`."""
+    flat, done = flatten_dict(fresh), False
+    for path, value in flat.items():
+        if "word_embedding" in path and value.shape == vectors.shape:
+            flat[path], done = np.asarray(vectors, np.float32), True
+    if not done:
+        raise ValueError(
+            f"no table of word embeddings of shape {vectors.shape} in the model (config.words.dim?)"
+        )
+    return unflatten_dict(flat)
+
+
+def split_by_image(source: Any, *, share: float, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Rows of a question source for training and, a `share` of the images, held out."""
+    ids = source.image_ids
+    unique = rng.permutation(np.unique(ids))
+    held = np.isin(ids, unique[: max(1, round(share * len(unique)))])
+    if held.all():
+        raise ValueError("one image cannot be held out of one: label more images")
+    return source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
+
+
+def example(source: Source, rows: int) -> dict[str, np.ndarray]:
+    """A batch of zeros with the shapes of a source's rows."""
+    row = source.shapes() if hasattr(source, "shapes") else source[0]
+    batch = {k: np.zeros((rows, *np.shape(v)), np.asarray(v).dtype) for k, v in row.items()}
+    return {**batch, "id": np.zeros(rows, np.int32), "mask": np.ones(rows, bool)}
+
+
+def _shown() -> IO[str]:
+    """Where a fit shows its progress: on a terminal; in a log file the rounds say what was done."""
+    return sys.stderr if sys.stderr.isatty() else io.StringIO()
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains this model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

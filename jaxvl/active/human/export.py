@@ -1,0 +1,189 @@
+"""A batch of images for people, as files: JSON Lines, CSV, COCO-like JSON, Label Studio tasks, pictures and a page.
+
+batch.jsonl              an image a line, best first, the reserve last
+batch.csv images.json    the same for spreadsheets and for tools that read COCO's `images`
+images/                  the pictures
+labelstudio.json .xml    tasks to import, and the labelling interface
+gallery.html             the pictures and why each was picked: for whoever runs the study
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvl.active.human import gallery, labelstudio
+from jaxvl.active.report.pictures import Encoded, Pictures, encode, thumbnail
+from jaxvl.atomic import write_file, write_json, write_jsonl
+
+SCHEMA = "ccrl.batch/1"
+BATCH, TABLE, IMAGES, TASKS, INTERFACE, GALLERY = (
+    "batch.jsonl", "batch.csv", "images.json", "labelstudio.json", "labelstudio.xml", "gallery.html",
+)  # fmt: skip
+QUESTIONS = 5  # that people are asked to write for an image
+SUGGESTED = ("pattern_id", "question", "type", "match", "uncertainty", "answer", "p_max", "rate")
+
+
+class Batch(NamedTuple):
+    """What was exported.
+
+    Attributes:
+      images: lines of the batch, the reserve and gold images included.
+      reserve: how many of them are the reserve.
+      duplicates: image that was left out -> the image of the batch whose picture is the same.
+      without_picture: images of which there is no picture.
+    """
+
+    images: int
+    reserve: int
+    duplicates: dict[int, int]
+    without_picture: list[int]
+
+
+def export_batch(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    run: str,
+    round: int,
+    images: Pictures | None,
+    suggest: bool,
+    folder: Path,
+    questions: int = QUESTIONS,
+    url: str | None = None,
+    gold: Sequence[int] = (),
+    rng: np.random.Generator | None = None,
+) -> Batch:
+    """Write a batch for people.
+
+    Args:
+      rows: the selection, best first: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`.
+      run: its name, for people.
+      images: picture of an image id: encoded bytes, a file, or RGB `[H,W,3]` u8; None where there is none.
+      suggest: whether annotators see the questions that the strategy had in mind: it saves writing and anchors them.
+      questions: how many to ask for an image.
+      url: where pictures are served, e.g. "https://host/%012d.jpg" with a place for the image id; default: as files.
+      gold: images with known labels to mix in at random places; annotators then see no scores.
+      rng: places the gold images.
+
+    Raises:
+      ValueError: no rows, an image that occurs twice, a picture that cannot be decoded, `gold` without `rng`.
+    """
+    _check([int(r["image_id"]) for r in rows], gold)
+    thumbnails: dict[int, str] = {}
+    duplicates: dict[int, int] = {}
+    seen: dict[str, int] = {}
+    entries: list[dict[str, Any]] = []
+    for row in _with_gold(rows, gold, rng):
+        image_id = int(row["image_id"])
+        entry = _entry(row, run=run, round=round, suggest=suggest, questions=questions, rank=len(entries) + 1)
+        entry["url"] = url % image_id if url else None
+        picture = images(image_id) if images is not None else None
+        if picture is not None:
+            encoded = encode(picture, image_id)
+            first = seen.setdefault(encoded.digest, image_id)
+            if first != image_id:
+                duplicates[image_id] = first
+                continue
+            entry.update(_stored(encoded, image_id, folder))
+            thumbnails[image_id] = thumbnail(encoded.data)
+        entries.append(entry)
+    unsure = {int(r["image_id"]): _uncertainty(r) for r in rows if r.get("contributors")}
+    _write(entries, folder, questions=questions, suggest=suggest, uncertainty=None if gold else unsure)
+    reasons = {int(r["image_id"]): r for r in rows}
+    page = gallery.page(entries, reasons, thumbnails, duplicates=duplicates)
+    write_file(folder / GALLERY, lambda path: path.write_text(page, encoding="utf-8"))
+    without = [e["image_id"] for e in entries if e["image_id"] not in thumbnails]
+    return Batch(len(entries), sum(bool(e.get("reserve")) for e in entries), duplicates, without)
+
+
+def _check(ids: Sequence[int], gold: Sequence[int]) -> None:
+    if not ids:
+        raise ValueError("a batch needs images: the selection is empty")
+    twice = [i for i, n in Counter([*ids, *map(int, gold)]).items() if n > 1]
+    if twice:
+        raise ValueError(f"image {min(twice)} occurs twice in the batch; each may be exported once")
+
+
+def _stored(encoded: Encoded, image_id: int, folder: Path) -> dict[str, Any]:
+    """Write the picture; what a line of the batch says of it."""
+    name = f"images/{image_id}{encoded.suffix}"
+    write_file(folder / name, lambda path: path.write_bytes(encoded.data))
+    return {"file_name": name, "width": encoded.width, "height": encoded.height}
+
+
+def _with_gold(
+    rows: Sequence[Mapping[str, Any]], gold: Sequence[int], rng: np.random.Generator | None
+) -> list[Mapping[str, Any]]:
+    """The rows with gold images at random places before the reserve."""
+    if not gold:
+        return list(rows)
+    if rng is None:
+        raise ValueError("gold images are mixed in at random places: give a generator")
+    mixed = [r for r in rows if not r.get("reserve")]
+    for image_id in gold:
+        mixed.insert(int(rng.integers(len(mixed) + 1)), {"image_id": int(image_id), "score": None})
+    return [*mixed, *(r for r in rows if r.get("reserve"))]
+
+
+def _entry(
+    row: Mapping[str, Any], *, run: str, round: int, suggest: bool, questions: int, rank: int
+) -> dict[str, Any]:
+    found = row.get("contributors") or []
+    suggested = [{k: c.get(k) for k in SUGGESTED} for c in found[:questions]] if suggest else []
+    entry = {
+        "schema": SCHEMA, "run": run, "round": round, "rank": rank, "image_id": int(row["image_id"]), "file_name": None,
+        "url": None, "width": None, "height": None, "score": row.get("score"), "n_match": row.get("n_match"),
+        "suggested": suggested, "n_questions": questions,
+    }  # fmt: skip
+    return {**entry, "reserve": True} if row.get("reserve") else entry
+
+
+def _write(
+    entries: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    questions: int,
+    suggest: bool,
+    uncertainty: Mapping[int, float] | None,
+) -> None:
+    shown = entries if uncertainty is not None else [{**e, "score": None, "n_match": None} for e in entries]
+    write_jsonl(folder / BATCH, shown)
+    write_file(folder / TABLE, lambda p: p.write_text(_csv(shown, questions), encoding="utf-8"))
+    coco = [
+        {
+            "id": e["image_id"],
+            **{k: e[k] for k in ("file_name", "width", "height")},
+            "coco_url": e["url"],
+            "rank": e["rank"],
+        }
+        for e in shown
+    ]
+    info = {"description": f"{shown[0]['run']}, round {shown[0]['round']}", "schema": SCHEMA}
+    write_json(folder / IMAGES, {"info": info, "images": coco})
+    write_json(folder / TASKS, labelstudio.tasks(shown, questions=questions, uncertainty=uncertainty))
+    text = labelstudio.config(questions=questions, suggest=suggest)
+    write_file(folder / INTERFACE, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _uncertainty(row: Mapping[str, Any]) -> float:
+    """Mean over the contributors of an image."""
+    return float(np.mean([c["uncertainty"] for c in row["contributors"]]))
+
+
+def _csv(entries: Sequence[Mapping[str, Any]], questions: int) -> str:
+    """A line for each image; texts that a spreadsheet would run as formulas are quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ("rank", "image_id", "file_name", "url", "score", "n_match", "reserve")
+    writer.writerow([*head, *(f"suggested_{k + 1}" for k in range(questions))])
+    for e in entries:
+        texts = [s["question"] for s in e["suggested"]]
+        texts = ["'" + t if t[:1] in "=+-@\t" else t for t in texts] + [""] * (questions - len(texts))
+        writer.writerow([*("" if e.get(k) is None else e.get(k) for k in head), *texts])
+    return out.getvalue()

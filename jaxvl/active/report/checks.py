@@ -1,0 +1,81 @@
+"""May these runs be drawn into one figure? Only if they differ in the method and the repeat alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxvl.active.report.comparison import ENOUGH
+from jaxvl.active.report.statistics import REFERENCE, Curves, RunRecord
+
+OF_A_REPEAT = ("init_of", "initial")  # parts of a protocol that repeats need not share
+
+
+def require_comparable(runs: Sequence[RunRecord]) -> None:
+    """Raise ValueError, with what differs, unless the runs have one protocol and, in each repeat, one initial set."""
+    lines = incomparable(runs)
+    if lines:
+        raise ValueError(
+            "these runs cannot be compared; give only runs of one protocol:\n"
+            + "\n".join(f"- {x}" for x in lines)
+        )
+
+
+def incomparable(runs: Sequence[RunRecord]) -> list[str]:
+    """A line for each part of the protocol that differs from the first run's, and for each other initial set."""
+    lines = []
+    for run in runs[1:]:
+        for name, a, b in _differences(runs[0].protocol, run.protocol):
+            if name not in OF_A_REPEAT:
+                lines.append(f"{_name(run)}: {name} is {b}, that of {_name(runs[0])} is {a}")
+    first: dict[int, RunRecord] = {}
+    for run in runs:
+        other = first.setdefault(run.repeat, run)
+        for name, a, b in _differences(other.protocol, run.protocol):
+            if name in OF_A_REPEAT:
+                lines.append(f"{_name(run)}: {name} is {b}, that of {_name(other)} is {a}")
+        if set(run.labelled(0)) != set(other.labelled(0)) and run.rounds and other.rounds:
+            lines.append(f"{_name(run)}: it starts from other images than {_name(other)}")
+    return lines
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    out = []
+    for name in sorted({*a, *b}):
+        x, y = (json.dumps(p[name], sort_keys=True) if name in p else "not there" for p in (a, b))
+        if x != y:
+            out.append((name, _short(x), _short(y)))
+    return out
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _name(run: RunRecord) -> str:
+    return f"{run.method}, repeat {run.repeat}"
+
+
+def warnings(found: Curves) -> list[str]:
+    """What a reader must know before the numbers."""
+    lines = []
+    counts = {method: len(mine) for method, mine in found.items()}
+    few = min(counts.values())
+    if few < 2:
+        single = ", ".join(m for m, n in counts.items() if n < 2)
+        lines.append(f"One repeat says nothing of the spread: no verdict is given for {single}.")
+    elif few < ENOUGH:
+        lines.append(
+            f"The study plans for {ENOUGH} repeats; the method with the fewest has {few}. Intervals are wide."
+        )
+    if REFERENCE not in found:
+        lines.append(
+            f"There is no run of {REFERENCE!r}: whether choosing images helps at all is not answered here."
+        )
+    last = {int(c.rounds[-1]) for mine in found.values() for c in mine.values()}
+    if len(last) > 1:
+        lines.append(
+            f"Runs stand at different rounds, {min(last)} to {max(last)}: areas are taken where all have points."
+        )
+    return lines

@@ -1,0 +1,130 @@
+"""What a strategy asks of the pool scorer, and how pairs become scores of images. NumPy only.
+
+Shape legend: `B` images of a block, `N` images, `Q` patterns, `C` answers, `T` kept contributors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MATCH = ("critic", "contrast", "similarity", "all")
+AGG = ("sum", "mean", "topk_mean", "sum_capped")
+UNCERTAINTY = ("indicator", "one")
+PRUNE = (None, "exact")
+TOP = 5  # contributors that are kept for each image
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and how; a strategy fills it in.
+
+    Attributes:
+      images: source of image rows (`Candidates`): `ids`, `cache`.
+      text: patterns `[Q,L]` i32.
+      kinds: their answer types `[Q]`.
+      rates: balance factor of each answer, `[kinds,C]` f64 in [0, 1].
+      stage: the matcher's stage.
+      match: "critic" (probability above `threshold`), "contrast" (cosine of the contrastive heads above `threshold`),
+        "similarity" (cosine of the answer model's pooled states of image and question: each image's best patterns, as
+        many as the critic matches on average) or "all".
+      threshold: of the match probability, or of the cosine.
+      min_k: patterns that match in any case, the best ones.
+      k_max: most patterns that count, the best ones; None = all.
+      agg: "sum", "mean", "topk_mean" (of the 8 largest), or "sum_capped" (sum with `k_max`, an approximation).
+      uncertainty: "indicator", or "one" (every match counts 1).
+      budget: images that will be taken: what pruning may rely on.
+      prune: "exact" = images whose number of matches is below the budget-th best score are not looked at further, as no
+        factor exceeds 1; None = all are.
+    """
+
+    images: Any
+    text: np.ndarray
+    kinds: np.ndarray
+    rates: np.ndarray
+    stage: str = "vqme"
+    match: str = "critic"
+    threshold: float = 0.5
+    min_k: int = 1
+    k_max: int | None = None
+    agg: str = "sum"
+    uncertainty: str = "indicator"
+    budget: int | None = None
+    prune: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for unknown choices and for those that contradict each other."""
+        for name, known in (("match", MATCH), ("agg", AGG), ("uncertainty", UNCERTAINTY), ("prune", PRUNE)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {known}")
+        if self.prune is not None and (self.rates.max() > 1 or self.rates.min() < 0):
+            raise ValueError("prune='exact' needs balance factors in [0, 1]")
+        if self.agg == "sum_capped" and self.k_max is None:
+            raise ValueError("agg='sum_capped' needs k_max, the number of patterns that count")
+
+
+def limit(request: Request) -> float:
+    """The value that the strength of a match must exceed: a probability of the critic is a logit."""
+    if request.match == "critic":
+        return float(np.log(request.threshold) - np.log1p(-request.threshold))
+    return request.threshold
+
+
+def best(strength_bq: np.ndarray, k: int) -> np.ndarray:
+    """`[B,Q]` bool: the `k` largest of each row, equal ones in the order of the patterns."""
+    mask = np.zeros(strength_bq.shape, bool)
+    order = np.argsort(-strength_bq, axis=1, kind="stable")[:, :k]
+    np.put_along_axis(mask, order, True, axis=1)
+    return mask
+
+
+def collect(
+    request: Request,
+    image: np.ndarray,
+    pattern: np.ndarray,
+    pair: Mapping[str, np.ndarray],
+    strength_bq: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Per-image results from the pairs of a block, which are ordered by image."""
+    rows = len(strength_bq)
+    count = np.bincount(image, minlength=rows)
+    total = functools.partial(np.bincount, image, minlength=rows)
+    out: dict[str, np.ndarray] = {
+        "n_match": count.astype(np.int32),
+        "sum_f": total(weights=pair["f"].astype(np.float64)),
+    }
+    out["sum_rate"] = total(weights=pair["rate"])
+    # Within an image the most valuable pairs first, equal ones in the order of the patterns.
+    order = np.lexsort((pattern, -pair["value"], image))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    out["score"] = aggregate(request.agg, pair["value"][order], image[order], place, count)
+    kept = order[place < TOP]
+    at = (image[kept], place[place < TOP])
+    match = strength_bq[image, pattern]
+    match = 1 / (1 + np.exp(-match.astype(np.float64))) if request.match == "critic" else match
+    kept_of: tuple[tuple[str, np.ndarray, Any], ...] = (
+        ("pattern", pattern, np.int32), ("answer", pair["answer"], np.int32), ("match", match, np.float32),
+        ("uncertainty", pair["f"], np.float32), ("p_max", pair["p_max"], np.float32),
+        ("rate", pair["rate"], np.float32),
+    )  # fmt: skip
+    for name, values, kind in kept_of:
+        table = np.full((rows, TOP), -1, kind)
+        table[at] = values[kept]
+        out[f"top_{name}"] = table
+    return out
+
+
+def aggregate(
+    agg: str, value: np.ndarray, image: np.ndarray, place: np.ndarray, count: np.ndarray
+) -> np.ndarray:
+    """The score of each image from its pairs' values, which come largest first within each image."""
+    if agg == "topk_mean":
+        kept = place < 8
+        return np.bincount(image[kept], weights=value[kept], minlength=len(count)) / np.clip(count, 1, 8)
+    # Added in the order of value, so that float64 sums are the same whatever block an image is in.
+    total = np.bincount(image, weights=value, minlength=len(count))
+    return total / np.maximum(count, 1) if agg == "mean" else total

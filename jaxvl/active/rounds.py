@@ -1,0 +1,471 @@
+"""One run: a method and a repeat, round by round. Every phase is an event; what is done is never done again.
+
+    TRAINED -> EVALUATED -> FITTED -> SCORED -> SELECTED -> EXPORTED -> IMPORTED -> COMMITTED -> the next round
+
+Files are written first, then the event with their checksums: a run that is killed anywhere goes on at the first missing
+event and selects the same images. Specification: sections 1.4, 7.1 and 11.1.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvl.active import balance, evaluation, people
+from jaxvl.active.bank import KINDS, Bank, build_bank, propose
+from jaxvl.active.folder import (
+    ABOUT,
+    FINISHED,
+    INITIAL,
+    LABELS,
+    METRICS,
+    SCORES,
+    SELECTION,
+    RunError,
+    RunFolder,
+    digest_of,
+    plain_record,
+)
+from jaxvl.active.pool import Candidates, Labelled
+from jaxvl.active.seeds import generator, seed_of
+from jaxvl.active.strategies.base import Selection, Strategy
+from jaxvl.active.world import TASK, World
+from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
+from jaxvl.types import PyTree, Rows, Source
+
+
+class Outcome(NamedTuple):
+    """Where a run stands when it stops: "finished", "waiting" (for people), or "paused" (as asked); and why."""
+
+    state: str
+    why: str
+
+
+class Run:
+    """Drives one run in its folder. Use as a context: it holds the run's lock.
+
+    Args:
+      world: what all runs of a config share.
+      method: key of `world.strategies`.
+      repeat: repeats share nothing but the data; methods of one repeat share the initial images and all seeds of the
+        task model.
+      folder: the run's; made if it is not there.
+      say: takes a line for each phase.
+    """
+
+    def __init__(
+        self, world: World, *, method: str, repeat: int, folder: Path, say: Callable[[str], None] = print
+    ):
+        self.world, self.method, self.repeat, self.say = world, method, repeat, say
+        self.folder = begin(world, method, repeat, folder)
+        self.ledger = self.folder.ledger
+        self.strategy: Strategy = world.strategies[method]
+        self.params: dict[str, PyTree] = {}
+        self.keys: dict[str, str] = {}
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Run:
+        self.ledger.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ledger.close()
+
+    # ---- the machine --------------------------------------------------------------------------------------
+
+    def advance(self, *, rounds: int | None = None, until: str | None = None) -> Outcome:
+        """Go on until the budget is spent, people are needed, `rounds` more are committed, or phase `until` is done."""
+        committed = 0
+        while True:
+            round, phase = self.folder.position()
+            if phase is None:
+                return Outcome(
+                    "finished", str((self.ledger.last(FINISHED) or self.ledger.events[-1]).data["why"])
+                )
+            if phase == "IMPORTED" and not self.world.simulated:
+                lacking = people.lacking(self.folder, round, self.world.options.min_fraction)
+                if lacking:
+                    return Outcome("waiting", lacking)
+            why = self._over(round) if phase == "FITTED" else None
+            if why is not None:
+                self.ledger.append(FINISHED, round=round, why=why)
+                continue
+            started = time.monotonic()
+            data = getattr(self, f"_{phase.lower()}")(round)
+            files = {name: sha256(self.folder.folder(round) / name) for name in data.pop("files", ())}
+            seconds = round_time(time.monotonic() - started)
+            self.ledger.append(phase, **{"round": round, "seconds": seconds, "files": files, **data})
+            committed += phase == "COMMITTED" and round != INITIAL
+            if (rounds is not None and committed >= rounds) or phase == until:
+                return Outcome("paused", f"round {round}: {phase}")
+
+    def _over(self, round: int) -> str | None:
+        """Why no more images are bought after this round's evaluation."""
+        counts = self.world.counts
+        if round + 1 >= len(counts):
+            return f"budget of {counts[-1]} images reached"
+        metrics = self.folder.rounds
+        curve = [m["acc"]["overall"] for m in metrics]
+        return self.world.options.stop.reason(
+            curve, cost=metrics[-1]["cost"]["total"], seconds=time.monotonic() - self.started
+        )
+
+    # ---- phases -------------------------------------------------------------------------------------------
+
+    def _trained(self, round: int) -> dict[str, Any]:
+        fitted = self._fit(TASK, self.labelled(round).questions, round, data={})
+        kept = "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
+        self._tell(round, f"task model on {len(self.labelled(round))} images: {kept}")
+        return {"model": fitted}
+
+    def _evaluated(self, round: int) -> dict[str, Any]:
+        world, labelled = self.world, self.labelled(round)
+        path = self.folder.folder(round)
+        self._load(TASK, round)
+        kept = world.fitter.folder / f"{TASK}-{self.keys[TASK]}" / f"evaluation-{world.data_key['val']}.npz"
+        if not kept.exists():  # one model is scored once, whoever shares it
+            scored = evaluation.score(
+                functools.partial(self.predict, f"{TASK}/answer"),
+                world.val,
+                world.answers,
+                variant=world.options.variant,
+            )
+            write_file(kept, lambda p: scored.save(p))
+        scored = evaluation.Scored.load(kept)
+        write_file(path / "evaluation.npz", lambda p: scored.save(p))
+        records = labelled.records
+        result = self._result(TASK, round)
+        accuracy = scored.accuracy()
+        metrics: dict[str, Any] = {
+            "schema": "jaxvl.round/1",
+            "round": round,
+            "fraction": len(labelled) / len(world.oracle.ids),
+            "n_images": len(labelled),
+            "n_qas": len(records),
+            "n_answers": sum(len(r["answers"]) for r in records),
+            "cost": self._cost(records, len(labelled)),
+            "acc": accuracy,
+            "train": {TASK: result},
+            "balance": balance.summary(labelled.shares.counts, KINDS),
+            "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
+        }
+        write_json(path / METRICS, metrics)
+        self._tell(round, f"accuracy {metrics['acc']['overall']:.2f}")
+        return {"files": (METRICS, "evaluation.npz"), "accuracy": metrics["acc"]["overall"]}
+
+    def _fitted(self, round: int) -> dict[str, Any]:
+        self._load(TASK, round)
+        models = {}
+        for stage in self.strategy.needs:
+            source = self.strategy.data(
+                stage, self.predict, self.pool(round), self.labelled(round), self._rng(round, stage, "data")
+            )
+            shared = type(self.strategy).data is Strategy.data
+            data = {} if shared else self._dependent()
+            models[stage] = self._fit(stage, source, round, data=data)
+            kept = "kept" if models[stage]["hit"] else f"{models[stage]['result']['seconds']:.1f} s"
+            self._tell(round, f"{stage}: {kept}")
+        return {"models": models}
+
+    def _scored(self, round: int) -> dict[str, Any]:
+        self._load_all(round)
+        pool, wanted = self.pool(round), self._wanted(round)
+        reserve = 0 if self.world.simulated else int(np.ceil(self.world.options.reserve * wanted))
+        budget = min(wanted + reserve, len(pool))
+        started = time.monotonic()
+        found = self.strategy(self.predict, pool, self.labelled(round), budget, self._rng(round, "select"))
+        check_selection(found, pool, budget, self.method)
+        path = self.folder.folder(round) / SCORES
+        arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
+        score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
+        write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
+        return {
+            "files": (SCORES,),
+            "strategy_seconds": round_time(time.monotonic() - started),
+            "wanted": wanted,
+        }
+
+    def _selected(self, round: int) -> dict[str, Any]:
+        path = self.folder.folder(round)
+        rows: list[dict[str, Any]]
+        if round == INITIAL:
+            rng = generator(self.world.seed, self._repeat_of_init(), "initial pool")
+            ids = np.sort(rng.choice(self.world.oracle.ids, self.world.counts[0], replace=False))
+            rows = [{"rank": n, "image_id": int(i), "score": None} for n, i in enumerate(ids, start=1)]
+        else:
+            wanted = self.folder.events(round)["SCORED"].data["wanted"]
+            with np.load(path / SCORES) as scores:
+                rows = selection_rows(scores, wanted, self.bank(round), self.world.answers)
+        write_jsonl(path / SELECTION, rows)
+        return {"files": (SELECTION,), "images": len(rows), "sha": digest_of(r["image_id"] for r in rows)}
+
+    def _exported(self, round: int) -> dict[str, Any]:
+        if self.world.simulated:
+            return {}
+        where = people.export(self.folder, round, self.world)
+        self._tell(round, f"a batch for people is in {where}")
+        return {"batch": str(where.relative_to(self.folder.path))}
+
+    def _imported(self, round: int) -> dict[str, Any]:
+        path = self.folder.folder(round)
+        path.mkdir(parents=True, exist_ok=True)
+        if self.world.simulated:
+            self.world.oracle.restore(self.folder.labelled(round))
+            ids = [row["image_id"] for row in self.folder.selection(round) if not row.get("reserve")]
+            records = self.world.oracle.label(ids, selected=set(ids))
+            taken = people.Taken([plain_record(r) for r in records], ids, [])
+        else:
+            taken = people.taken(self.folder, round)
+        write_jsonl(path / LABELS, taken.records)
+        return {
+            "files": (LABELS,),
+            "ids": [int(i) for i in taken.ids],
+            "excluded": [int(i) for i in taken.excluded],
+        }
+
+    def _committed(self, round: int) -> dict[str, Any]:
+        imported = self.folder.events(round)["IMPORTED"].data
+        data = {"ids": imported["ids"], "excluded": imported["excluded"]}
+        if round == INITIAL:
+            return data
+        self._tell(round, f"{len(data['ids'])} images labelled")
+        return data
+
+    def preview(self, ids: Sequence[int]) -> tuple[int, list[dict[str, Any]]]:
+        """(round, lines as of `selection.jsonl`) for any images, by the newest round whose models are there.
+
+        Nothing is written. Every image gets a line, best first.
+
+        Raises:
+          RunError: no round has models yet, or an image has no features.
+        """
+        fitted = [r for r in range(self.folder.last_round() + 1) if "FITTED" in self.folder.events(r)]
+        if not fitted:
+            raise RunError(f"{self.folder.path}: no round has trained its samplers yet; run one first")
+        strange = [i for i in ids if not self.world.provider.has(int(i))]
+        if strange:
+            raise RunError(f"image {strange[0]} has no region features in this run's data")
+        round = fitted[-1]
+        self._load_all(round)
+        labelled = self.labelled(round)
+        pool = self.world.candidates(np.array(sorted(set(ids)), np.int64), labelled, self.asked(round))
+        found = self.strategy(self.predict, pool, labelled, len(pool), self._rng(round, "preview"))
+        arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
+        score = np.zeros(0) if found.score is None else np.asarray(found.score)
+        scores = {"ids": pool.ids, "rows": np.asarray(found.rows), "score": score, **arrays}
+        return round, selection_rows(scores, len(pool), labelled.bank, self.world.answers)
+
+    # ---- what phases work with ------------------------------------------------------------------------------
+
+    def predict(self, name: str, source: Source) -> Rows:
+        """Rows of `<stage>/<predictor>` on a source, or of an engine, by the models of the present round."""
+        engine = self.world.engines.get(name)
+        if engine is not None:
+            return engine(self.params, source)
+        stage, _, predictor = name.partition("/")
+        if stage not in self.params:
+            raise KeyError(
+                f"predict({name!r}): no model {stage!r} in this round; there are {', '.join(self.params)}"
+            )
+        return self.world.fitter.stages[stage].trainer.predict(self.params[stage], predictor, source)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a run lives as long as its command
+    def labelled(self, round: int) -> Labelled:
+        """The labelled images at the start of a round, with their questions."""
+        ids = np.array(sorted(self.folder.labelled(round)), np.int64)
+        return self.world.labelled(ids, self.folder.records(round), self.bank_of)
+
+    def bank_of(self, records: Sequence[Mapping[str, Any]]) -> Bank:
+        """The question bank of these records; its randomness is the repeat's, so methods with equal sets share it."""
+        rng = generator(self.world.seed, self.repeat, digest_of(r["question_id"] for r in records), "bank")
+        return build_bank(records, self.world.words, rng=rng, **self.world.options.bank)
+
+    def bank(self, round: int) -> Bank:
+        """The question bank of a round."""
+        return self.labelled(round).bank
+
+    def pool(self, round: int) -> Candidates:
+        """The unlabelled images of a round, with the questions that all methods ask of them."""
+        labelled = self.labelled(round)
+        taken = {*self.folder.labelled(round), *self.folder.excluded()}
+        ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
+        return self.world.candidates(ids, labelled, self.asked(round))
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def asked(self, round: int) -> np.ndarray:
+        """Positions in the bank of the patterns that are asked of every image (A17): common to methods, if they are
+        at equal labelled sets."""
+        labelled = self.labelled(round)
+        kinds = Counter(r["answer_type"] for r in labelled.records)
+        rng = generator(self.world.seed, self.repeat, round, "proposer")
+        return propose(
+            labelled.bank, np.array([kinds[k] for k in KINDS]), count=self.world.options.asked, rng=rng
+        )
+
+    # ---- models ---------------------------------------------------------------------------------------------
+
+    def _fit(self, stage: str, source: Source, round: int, *, data: Mapping[str, Any]) -> dict[str, Any]:
+        fitted = self.world.fitter.fit(
+            stage,
+            source,
+            seed=self._seed(stage, round),
+            data=self._data(round, data),
+            title=self._title(round, stage),
+        )
+        self.params[stage], self.keys[stage] = fitted.params, fitted.key
+        return {"key": fitted.key, "hit": fitted.hit, "result": dict(fitted.result)}
+
+    def _load(self, stage: str, round: int) -> None:
+        """Have the model of a finished phase at hand, also in a new process."""
+        event = self.folder.events(round)
+        known = event["TRAINED"].data["model"] if stage == TASK else event["FITTED"].data["models"][stage]
+        if self.keys.get(stage) != known["key"]:
+            source: Source = self.labelled(round).questions
+            if stage != TASK:
+                source = self.strategy.data(
+                    stage,
+                    self.predict,
+                    self.pool(round),
+                    self.labelled(round),
+                    self._rng(round, stage, "data"),
+                )
+            self.params[stage] = self.world.fitter.load(stage, known["key"], source)
+            self.keys[stage] = known["key"]
+
+    def _load_all(self, round: int) -> None:
+        for stage in (TASK, *self.strategy.needs):
+            self._load(stage, round)
+
+    def _result(self, stage: str, round: int) -> dict[str, Any]:
+        model = self.folder.events(round)["TRAINED"].data["model"]
+        return {**model["result"], "kept": model["hit"], "key": model["key"]}
+
+    def _data(self, round: int, more: Mapping[str, Any]) -> dict[str, Any]:
+        return {"labelled": digest_of(self.folder.labelled(round)), **self.world.data_key, **more}
+
+    def _dependent(self) -> dict[str, Any]:
+        """What training rows depend on that a strategy makes itself: its options and the models before."""
+        return {
+            "strategy": repr(self.strategy),
+            "models": dict(self.keys),
+            "excluded": digest_of(self.folder.excluded()),
+        }
+
+    def _seed(self, stage: str, round: int) -> int:
+        return seed_of(self.world.seed, self.repeat, round, stage)
+
+    def _rng(self, round: int, *purpose: str) -> np.random.Generator:
+        return generator(self.world.seed, self.repeat, self.method, round, *purpose)
+
+    # ---- small things ---------------------------------------------------------------------------------------
+
+    def _repeat_of_init(self) -> int:
+        return 0 if self.world.options.shared_init else self.repeat
+
+    def _wanted(self, round: int) -> int:
+        have = len(self.folder.labelled(round))
+        return max(1, self.world.counts[round + 1] - have)
+
+    def _cost(self, records: Sequence[Mapping[str, Any]], images: int) -> dict[str, float]:
+        seconds = sum(float(r.get("seconds") or 0.0) for r in records)
+        total = self.world.options.cost.of(records, images=images, seconds=seconds)
+        return {"total": total, "images": images, "questions": len(records), "seconds": seconds}
+
+    def _title(self, round: int, what: str) -> str:
+        return f"{self.method} {self.repeat} round {round} {what}"
+
+    def _tell(self, round: int, text: str) -> None:
+        name = "initial" if round == INITIAL else f"round {round}"
+        self.say(f"{self.method}  repeat {self.repeat}  {name}  {text}")
+
+
+def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
+    """The run's folder, made and described if it is not there.
+
+    Raises:
+      RunError: it belongs to another pool, seed, method or protocol.
+    """
+    protocol = {
+        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
+        "proposer": f"bank_random/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
+        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
+    }  # fmt: skip
+    about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
+    if (folder / ABOUT).exists():
+        found = read_json(folder / ABOUT)
+        differ = [k for k in about if found.get(k) != about[k]]
+        if differ:
+            raise RunError(
+                f"{folder / ABOUT} is of another run ({', '.join(differ)} differ): give another --workdir, or the "
+                "config that it was begun with"
+            )
+    else:
+        write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
+        write_json(folder / ABOUT, about)
+    return RunFolder(folder)
+
+
+def check_selection(found: Selection, pool: Candidates, budget: int, method: str) -> None:
+    """Raise ValueError unless a strategy did what it must: `budget` distinct rows of the pool."""
+    rows = np.asarray(found.rows)
+    inside = rows.size == 0 or (rows.min() >= 0 and rows.max() < len(pool))
+    if len(rows) != budget or len(np.unique(rows)) != budget or not inside:
+        raise ValueError(
+            f"strategy {method!r} returned {len(np.unique(rows))} distinct rows of {len(rows)}, "
+            f"{budget} of a pool of {len(pool)} were asked for"
+        )
+
+
+def selection_rows(
+    scores: Mapping[str, np.ndarray], wanted: int, bank: Bank, answers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The lines of `selection.jsonl`: rank, image, score, notes, and the patterns that contributed most."""
+    rows = []
+    for rank, row in enumerate(scores["rows"].tolist(), start=1):
+        line: dict[str, Any] = {"rank": rank, "image_id": int(scores["ids"][row])}
+        line["score"] = float(scores["score"][row]) if len(scores["score"]) else None
+        for name in scores:
+            note = scores[name][row] if name.startswith("note/") else None
+            if note is not None and np.ndim(note) == 0 and not name.startswith("note/top_"):
+                line[name[len("note/") :]] = note.item()
+        if "note/top_pattern" in scores:
+            line["contributors"] = contributors(scores, row, bank, answers)
+        if rank > wanted:
+            line["reserve"] = True
+        rows.append(line)
+    return rows
+
+
+def contributors(
+    scores: Mapping[str, np.ndarray], row: int, bank: Bank, answers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The patterns that gave an image most of its score."""
+    out = []
+    for slot, position in enumerate(scores["note/top_pattern"][row].tolist()):
+        if position < 0:
+            break
+        pattern = bank.patterns[position]
+        found = {
+            k: float(scores[f"note/top_{k}"][row][slot]) for k in ("match", "uncertainty", "p_max", "rate")
+        }
+        answer = answers[int(scores["note/top_answer"][row][slot])]
+        head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
+        out.append({**head, **found, "answer": answer})
+    return out
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """`numpy.savez` under exactly this name."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def round_time(seconds: float) -> float:
+    """Seconds to the millisecond."""
+    return float(f"{seconds:.3f}")

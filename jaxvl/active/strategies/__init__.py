@@ -1,0 +1,28 @@
+"""Query strategies by name; other packages add theirs by the entry-point group "jaxvl.strategies"."""
+
+from jaxvl.active.strategies.badge import BADGE
+from jaxvl.active.strategies.ccrl import CCRL
+from jaxvl.active.strategies.cdal import CDAL
+from jaxvl.active.strategies.classics import BALD, Entropy, LeastConfidence, Margin, MCEntropy, Random
+from jaxvl.active.strategies.coreset import Coreset
+from jaxvl.active.strategies.entry_points import load
+from jaxvl.active.strategies.mocu import MOCU
+
+STRATEGIES: dict[str, type] = {
+    "random": Random,
+    "least_conf": LeastConfidence,
+    "entropy": Entropy,
+    "margin": Margin,
+    "bald": BALD,
+    "mc_entropy": MCEntropy,
+    "coreset": Coreset,
+    "badge": BADGE,
+    "cdal": CDAL,
+    "mocu": MOCU,
+    "ccrl": CCRL,
+}
+
+
+def load_strategies() -> dict[str, type]:
+    """`STRATEGIES` and those of installed packages."""
+    return load(STRATEGIES)

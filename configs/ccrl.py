@@ -23,7 +23,7 @@ CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl"
 DATA = os.environ.get("JAXVL_DATA", "data")
 VQA_V2 = "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
-MCANS, VQMES = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl")
+MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl"), dict(name="adversarial_vae")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
 ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
 RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth at epochs 10 and 12
@@ -52,9 +52,9 @@ def stages() -> dict:
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
         ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
         sraal=stage(**vae, model=dict(name="sraal"), task=dict(name="state_discrepancy")),
-        vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(name="adversarial_vae")),
-        tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(name="adversarial_vae")),
-        vabal=stage(**vae, model=dict(name="vabal"), task=dict(name="bayes_vae")),
+        vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(VAE)),
+        tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(VAE, kl_over="mean", critic_every=1)),
+        vabal=stage(**vae, model=dict(name="vabal", groups=100), task=dict(name="bayes_vae")),
     )
 
 
@@ -65,6 +65,7 @@ def strategies() -> dict:
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
         coreset=dict(name="coreset", feature="fused"), badge=dict(name="badge", unit="image"),
+        vabal=dict(name="vabal", groups=100),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
@@ -79,7 +80,6 @@ def active() -> dict:
         annotations = VQA_V2.format("", split, "annotations")
         return dict(name="vqa_v2", images=None, questions=VQA_V2.format("OpenEnded_", split, "questions"),
                     annotations=annotations)
-
     return dict(
         pool=vqa("train"), val=vqa("val"),
         regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
@@ -94,10 +94,9 @@ def active() -> dict:
 
 
 def small(width: int, images: int, held: int, repeats: int, share: float, budget: float, steps: int) -> dict:
-    """Scenes of the embedded world as eight regions of 64 features; models a twentieth as wide."""
+    """Scenes of the embedded world as six regions of 64 features; narrow models."""
     world = dict(name="scenes_pool", questions=4, skew=0.0, unlearnable=0.1, objects=(1, 3), hard=0.0)
-    sizes = {"width": width, "heads": width // 32}
-    mcan = {"mlp": 2 * width, "depth": 2, "flat": 2 * width, "flat_mlp": width}
+    sizes, mcan = {"width": width, "heads": width // 32}, dict(mlp=2 * width, depth=2, flat=2 * width, flat_mlp=width)
     models = {f"stages.{name}.model.{k}": v for names, values in (
         ((*MCANS, *VQMES, "vaue"), sizes), (MCANS, mcan), (VQMES, {"critic_width": width}),
     ) for name in names for k, v in values.items()}
@@ -110,7 +109,8 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
         "active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, noise=0.3),
         "active.words": dict(glove=None, dim=64, length=14, scope="all"), "active.answers.file": "scenes",
         "active.init": share, "active.step": share, "active.budget": budget, "active.repeats": repeats,
-        "active.bank.max": 256, **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
+        "active.bank.max": 256, "stages.vabal.model.groups": 20, "active.strategies.vabal.groups": 20,
+        **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
         **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
     }
 

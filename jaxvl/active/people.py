@@ -17,6 +17,7 @@ from jaxvl.active.ledger import Ledger
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
 
+DUPLICATES = "duplicates.json"  # images of the batch that show what another one shows: they are not exported
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
 
 
@@ -31,10 +32,11 @@ class Taken(NamedTuple):
 def export(run: RunFolder, round: int, world: World) -> Path:
     """Write the batch of a round for people; its folder."""
     folder = run.folder(round) / "batch"
-    export_batch(
+    made = export_batch(
         run.selection(round), run=f"{run.method}/r{run.repeat}", round=round, images=world.picture,
         suggest=world.options.suggest, folder=folder,
     )  # fmt: skip
+    write_json(folder / DUPLICATES, sorted(made.duplicates))
     return folder
 
 
@@ -84,6 +86,9 @@ def state(run: RunFolder, round: int) -> Taken:
             content = read_json(run.folder(round) / "received" / f"{event.data['sha']}.json")
             found += content["records"]
             excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
+    copies = run.folder(round) / "batch" / DUPLICATES
+    if copies.exists():
+        excluded |= set(read_json(copies))
     records = merge_records(found)
     have = {int(r["image_id"]) for r in records}
     selection = run.selection(round)

@@ -39,7 +39,7 @@ class Request:
       uncertainty: "indicator", or "one" (every match counts 1).
       budget: images that will be taken: what pruning may rely on.
       prune: "exact" = images whose number of matches is below the budget-th best score are not looked at further, as no
-        factor exceeds 1; None = all are.
+        factor exceeds 1; None = all are. It has an effect with agg="sum", a budget, and any `match` but "similarity".
     """
 
     images: Any
@@ -57,10 +57,27 @@ class Request:
     prune: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for unknown choices and for those that contradict each other."""
+        """Raise ValueError for unknown choices, numbers out of range and choices that contradict each other."""
         for name, known in (("match", MATCH), ("agg", AGG), ("uncertainty", UNCERTAINTY), ("prune", PRUNE)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {known}")
+        text, kinds, rates = (list(np.shape(x)) for x in (self.text, self.kinds, self.rates))
+        if len(text) != 2 or 0 in text or kinds != text[:1]:
+            raise ValueError(
+                f"text {text} with kinds {kinds}: expected [Q,L] with [Q], and at least one pattern"
+            )
+        if len(rates) != 2 or not 0 <= np.min(self.kinds) <= np.max(self.kinds) < rates[0]:
+            raise ValueError(f"rates {rates}: expected [kinds,C], with a row for every number in `kinds`")
+        if self.match == "critic" and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold}: expected a probability in (0, 1)")
+        for name, least in (("min_k", 0), ("k_max", 1), ("budget", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value}: expected at least {least}")
+        if self.k_max is not None and self.match == "all":
+            raise ValueError("k_max needs a match that ranks the patterns; match='all' ranks none")
+        if self.k_max is not None and self.k_max < self.min_k:
+            raise ValueError(f"k_max={self.k_max} is below min_k={self.min_k}")
         if self.prune is not None and (self.rates.max() > 1 or self.rates.min() < 0):
             raise ValueError("prune='exact' needs balance factors in [0, 1]")
         if self.agg == "sum_capped" and self.k_max is None:
@@ -72,6 +89,19 @@ def limit(request: Request) -> float:
     if request.match == "critic":
         return float(np.log(request.threshold) - np.log1p(-request.threshold))
     return request.threshold
+
+
+def matched(request: Request, strength_bq: np.ndarray) -> np.ndarray:
+    """`[B,Q]` bool: the patterns that count for each image."""
+    mask = np.ones(strength_bq.shape, bool)
+    if request.match in ("critic", "contrast"):
+        mask = strength_bq > limit(request)
+    few = np.flatnonzero(mask.sum(1) < request.min_k)
+    mask[few] |= best(strength_bq[few], request.min_k)
+    if request.k_max is not None:
+        many = np.flatnonzero(mask.sum(1) > request.k_max)
+        mask[many] &= best(strength_bq[many], request.k_max)
+    return mask
 
 
 def best(strength_bq: np.ndarray, k: int) -> np.ndarray:
@@ -105,7 +135,7 @@ def collect(
     kept = order[place < TOP]
     at = (image[kept], place[place < TOP])
     match = strength_bq[image, pattern]
-    match = 1 / (1 + np.exp(-match.astype(np.float64))) if request.match == "critic" else match
+    match = np.exp(-np.logaddexp(0, -match.astype(np.float64))) if request.match == "critic" else match
     kept_of: tuple[tuple[str, np.ndarray, Any], ...] = (
         ("pattern", pattern, np.int32), ("answer", pair["answer"], np.int32), ("match", match, np.float32),
         ("uncertainty", pair["f"], np.float32), ("p_max", pair["p_max"], np.float32),

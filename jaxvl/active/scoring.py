@@ -13,6 +13,7 @@ critic width, `C` answers, `T` kept contributors.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvl.active.request import Request, best, collect, limit
+from jaxvl.active.request import Request, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
 from jaxvl.objectives.uncertainty import indicator
@@ -32,6 +33,7 @@ from jaxvl.types import Array, PyTree, Source
 
 PAD = 128  # patterns are padded to a multiple: a growing bank compiles at most eight programs up to 1,024
 SHARD = 32  # blocks between two files of a resumable pass
+Blocks = Iterator[dict[str, Any]]
 
 
 class Programs(NamedTuple):
@@ -54,7 +56,7 @@ class PoolScorer:
     """
 
     def __init__(
-        self, matcher: Any, answers: Any, *, partition: Partition, block: int = 256, pairs: int = 8192,
+        self, matcher: Any, answers: Any, *, partition: Partition, block: int = 256, pairs: int = 2048,
         answer_stage: str = "vaue",
     ):  # fmt: skip
         shards = partition.batch_shards
@@ -76,58 +78,48 @@ class PoolScorer:
         self._check(request, models)
         with self.partition.context():
             bank = self.programs.bank(models, self._padded(request.text))
-        images = request.images
         if request.match == "similarity":  # ablation B: only which patterns match differs, not how many
             critic = replace(request, match="critic")
-            counts = [self._count(models, bank, critic, block) for block in self._blocks(images)]
-            most = max(1, round(float(np.concatenate(counts).mean())))
+            most = max(1, request.min_k, round(float(self._counts(models, bank, critic).mean())))
             request = replace(request, k_max=most if request.k_max is None else min(most, request.k_max))
-        if (
-            request.prune is None
-            or request.agg != "sum"
-            or request.budget is None
-            or request.match == "similarity"
-        ):
-            return self._pass(models, bank, request, images, cache=getattr(images, "cache", None))
-        return self._pruned(models, bank, request)
+        prunes = request.prune is not None and request.agg == "sum" and request.match != "similarity"
+        if prunes and request.budget is not None:
+            return self._pruned(models, bank, request)
+        return self._scores(models, bank, request)
 
     def _check(self, request: Request, models: Mapping[str, PyTree]) -> None:
-        """Raise ValueError for a model that the request needs and the round has not."""
+        """Raise ValueError for no images, and for a model that the request needs and the round has not."""
+        if not len(request.images):
+            raise ValueError("no images to score: every image of the pool is labelled or excluded")
         if request.match != "all" and models["match"] is None:
             raise ValueError(
                 f"match={request.match!r} needs the stage {request.stage!r}, which this round has not trained"
             )
-        if models["answer"] is None and (request.uncertainty != "one" or (request.rates != 1).any()):
+        counts_only = request.uncertainty == "one" and (request.rates == 1).all()
+        if models["answer"] is None and (request.match == "similarity" or not counts_only):
             raise ValueError(
-                f"uncertainty and balance need the stage {self.answer_stage!r}, which this round has not trained"
+                "uncertainty, balance and match='similarity' need the stage "
+                f"{self.answer_stage!r}, which this round has not trained"
             )
 
     # ---- passes -------------------------------------------------------------------------------------------
 
-    def _pass(
-        self,
-        models: Mapping[str, PyTree],
-        bank: Any,
-        request: Request,
-        images: Any,
-        *,
-        cache: Path | None = None,
-    ) -> dict[str, np.ndarray]:
-        """All images in order, shard by shard; a shard that is in `cache` is not computed again."""
-        size, parts = self.block * SHARD, []
-        for number, start in enumerate(range(0, len(images), size)):
-            path = None if cache is None else cache / f"scores-{number:05d}.npz"
-            if path is not None and path.exists():
-                with np.load(path) as kept:
-                    parts.append({k: kept[k] for k in kept.files})
-                continue
-            rows = images.subset(np.arange(start, min(start + size, len(images))))
-            found = [self._block(models, bank, request, block) for block in self._blocks(rows)]
-            part = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
-            if path is not None:
-                write_file(path, functools.partial(_save, part))
-            parts.append(part)
-        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    def _counts(self, models: Mapping[str, PyTree], bank: Any, request: Request) -> np.ndarray:
+        """`[N]` i32: how many patterns match each image."""
+
+        def count(blocks: Blocks) -> Iterator[dict[str, np.ndarray]]:
+            yield from ({"n_match": self._count(models, bank, request, block)} for block in blocks)
+
+        order = np.arange(len(request.images))
+        return self._shards(models, request, order, count, name="counts")["n_match"]
+
+    def _scores(self, models: Mapping[str, PyTree], bank: Any, request: Request) -> dict[str, np.ndarray]:
+        """Scores of all images."""
+
+        def score(blocks: Blocks) -> Iterator[dict[str, np.ndarray]]:
+            yield from (self._block(models, bank, request, block) for block in blocks)
+
+        return self._shards(models, request, np.arange(len(request.images)), score, name="scores")
 
     def _pruned(self, models: Mapping[str, PyTree], bank: Any, request: Request) -> dict[str, np.ndarray]:
         """The same selection with fewer pairs: images in the order of their matches, until none can be among the best.
@@ -135,34 +127,83 @@ class PoolScorer:
         A score is at most the number of matches, as uncertainty and balance are at most 1. The bound is the
         budget-th best score so far; an image with as many matches as that is still looked at, so ties are kept.
         """
-        images, budget = request.images, request.budget or 1
-        count = np.concatenate([self._count(models, bank, request, block) for block in self._blocks(images)])
-        order = np.lexsort((images.ids, -count))
-        out: dict[str, np.ndarray] = {}
-        bound = -np.inf
-        for start in range(0, len(order), self.block):
-            rows = order[start : start + self.block]
-            if count[rows[0]] < bound:
-                break
-            found = self._pass(models, bank, request, images.subset(rows))
-            for name, values in found.items():
-                if name not in out:
-                    blank = np.nan if values.dtype.kind == "f" else -1
-                    out[name] = np.full((len(images), *values.shape[1:]), blank, values.dtype)
-                out[name][rows] = values
-            scores = out["score"][~np.isnan(out["score"])]
-            if len(scores) >= budget:
-                bound = float(np.partition(scores, -budget)[-budget])
+        count = self._counts(models, bank, request)
+        order = np.lexsort((request.images.ids, -count))
+        best = Best(request.budget or 1)
+
+        def score(blocks: Blocks) -> Iterator[dict[str, np.ndarray]]:
+            for block in blocks:
+                if count[order[block["start"]]] < best.bound:
+                    return
+                yield self._block(models, bank, request, block)
+
+        out = self._shards(models, request, order, score, name="pruned", seen=best.add)
         out["n_match"] = count
         return out
 
-    def _blocks(self, images: Source) -> Iterator[dict[str, Any]]:
-        """Blocks of images on the devices, with the `keep` mask of real rows on the host."""
-        for host in evaluation_batches(images, self.block):
-            keep = np.asarray(host["mask"])
-            lo, hi = self.partition.rows(self.block)
-            wanted = {k: host[k][lo:hi] for k in ("regions", "region_mask")}
-            yield {**self.partition.place_batch(wanted), "keep": keep}
+    def _shards(
+        self,
+        models: Mapping[str, PyTree],
+        request: Request,
+        order: np.ndarray,
+        compute: Callable[[Blocks], Iterator[dict[str, np.ndarray]]],
+        *,
+        name: str,
+        seen: Callable[[dict[str, np.ndarray]], None] = lambda found: None,
+    ) -> dict[str, np.ndarray]:
+        """Results of the images in this order, in place; a shard whose file is in the cache is not computed again.
+
+        Args:
+          compute: results of blocks of images, a block at a time; it ends early where the rest need no results.
+          name: of the files. Their names have a hash of all that the results depend on.
+          seen: is told of every block's, or kept shard's, results.
+        """
+        images, out = request.images, {}
+        cache: Path | None = getattr(images, "cache", None)
+        key = "" if cache is None else self._key(models, request)
+        for number, start in enumerate(range(0, len(order), self.block * SHARD)):
+            rows = order[start : start + self.block * SHARD]
+            path = None if cache is None else cache / f"{name}-{key}-{number:05d}.npz"
+            if path is not None and path.exists():
+                with np.load(path) as kept:
+                    part = {k: kept[k] for k in kept.files}
+                seen(part)
+            else:
+                found = []
+                for block in compute(self._blocks(images.subset(rows), start)):
+                    seen(block)
+                    found.append(block)
+                part = {k: np.concatenate([f[k] for f in found]) for k in found[0]} if found else {}
+                if path is not None and found:
+                    write_file(path, functools.partial(_save, part))
+            for field, values in part.items():
+                if field not in out:
+                    blank = np.nan if values.dtype.kind == "f" else -1
+                    out[field] = np.full((len(order), *values.shape[1:]), blank, values.dtype)
+                out[field][rows[: len(values)]] = values
+            if not part or len(next(iter(part.values()))) < len(rows):
+                break
+        return out
+
+    def _key(self, models: Mapping[str, PyTree], request: Request) -> str:
+        """A hash of what results depend on: models, images, patterns and options."""
+        plain = {k: v for k, v in vars(request).items() if k not in ("images", "text", "kinds", "rates")}
+        found = hashlib.sha256(repr([sorted(plain.items()), self.block]).encode())
+        leaves = jax.tree.leaves(self.partition.fetch(dict(models)))
+        for array in (request.images.ids, request.text, request.kinds, request.rates, *leaves):
+            found.update(repr((np.shape(array), np.asarray(array).dtype)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:16]
+
+    def _blocks(self, images: Source, start: int = 0) -> Blocks:
+        """Blocks of images on the devices; on the host `keep`, which rows are real, and `start`, of the block."""
+        with evaluation_batches(images, self.block) as batches:  # ends its threads if the rest is not wanted
+            for number, host in enumerate(batches):
+                keep = np.asarray(host["mask"])
+                lo, hi = self.partition.rows(self.block)
+                wanted = {k: host[k][lo:hi] for k in ("regions", "region_mask")}
+                placed = self.partition.place_batch(wanted)
+                yield {**placed, "keep": keep, "start": start + number * self.block}
 
     def _padded(self, text: np.ndarray) -> np.ndarray:
         out = np.zeros((-(-len(text) // PAD) * PAD, text.shape[1]), np.int32)
@@ -188,31 +229,23 @@ class PoolScorer:
             found = self.programs.matches(models, encoded, bank, how=request.match)
         return self.partition.fetch(found)[:, : len(request.text)]
 
-    def _mask(self, request: Request, strength_bq: np.ndarray) -> np.ndarray:
-        """`[B,Q]` bool: the patterns that count."""
-        mask = np.ones(strength_bq.shape, bool)
-        if request.match in ("critic", "contrast"):
-            mask = strength_bq > limit(request)
-        if request.min_k:
-            mask |= best(strength_bq, request.min_k) & (mask.sum(1) < request.min_k)[:, None]
-        if request.k_max is not None:
-            mask &= best(strength_bq, request.k_max)
-        return mask
-
     def _count(
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
     ) -> np.ndarray:
         strength = self._strength(models, bank, request, self._encoded(models, block))
-        return self._mask(request, strength)[block["keep"]].sum(1).astype(np.int32)
+        check_finite(strength, request.stage)
+        return matched(request, strength)[block["keep"]].sum(1).astype(np.int32)
 
     def _block(
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
         encoded = self._encoded(models, block)
         strength = self._strength(models, bank, request, encoded)
-        mask = self._mask(request, strength) & block["keep"][:, None]
+        check_finite(strength, self.answer_stage if request.match == "similarity" else request.stage)
+        mask = matched(request, strength) & block["keep"][:, None]
         image, pattern = np.nonzero(mask)  # ordered by image, then pattern: sums do not depend on the blocks
         found = self._uncertainty(models, bank, request, encoded, image, pattern)
+        check_finite(found["f"], self.answer_stage)
         rate = request.rates[request.kinds[pattern], found["answer"]]
         value = found["f"].astype(np.float64) * rate
         out = collect(request, image, pattern, {**found, "rate": rate, "value": value}, strength)
@@ -240,16 +273,21 @@ class PoolScorer:
         self, models: Mapping[str, PyTree], bank: Any, encoded: Any, image: np.ndarray, pattern: np.ndarray
     ) -> dict[str, np.ndarray]:
         """What the answer model says of these pairs, in chunks of one size."""
-        parts = []
-        for start in range(0, max(len(image), 1), self.pairs):
+        starts = range(0, max(len(image), 1), self.pairs)
+        lo, hi = self.partition.rows(self.pairs)
+        parts, last = [], None
+        for start in starts:
             i, q = (np.zeros(self.pairs, np.int32) for _ in range(2))
             n = min(self.pairs, len(image) - start)
             i[:n], q[:n] = image[start : start + n], pattern[start : start + n]
-            placed = self.partition.place_batch({"image": i, "pattern": q})
+            placed = self.partition.place_batch({"image": i[lo:hi], "pattern": q[lo:hi]})
             with self.partition.context():
                 got = self.programs.pairs(models, encoded, bank, placed["image"], placed["pattern"])
-            parts.append({k: v[:n] for k, v in self.partition.fetch(got).items()})
-        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+            if last is not None:  # fetched while the next one is computed
+                parts.append(self.partition.fetch(last))
+            last = got
+        parts.append(self.partition.fetch(last))
+        return {k: np.concatenate([p[k] for p in parts])[: len(image)] for k in parts[0]}
 
     # ---- programs -------------------------------------------------------------------------------------------
 
@@ -303,6 +341,33 @@ class PoolScorer:
             jax.jit(image, out_shardings=split), jax.jit(bank, out_shardings=rep),
             jax.jit(matches, static_argnames="how", out_shardings=rep), jax.jit(pairs, out_shardings=rep),
         )  # fmt: skip
+
+
+class Best:
+    """The `k` largest scores so far.
+
+    Attributes:
+      bound: the smallest of them; minus infinity as long as there are fewer.
+    """
+
+    def __init__(self, k: int):
+        self.k, self.bound = k, -np.inf
+        self._kept = np.zeros(0)
+
+    def add(self, found: Mapping[str, np.ndarray]) -> None:
+        """Take in the `score` of more images."""
+        scores = np.concatenate([self._kept, found["score"]])
+        self._kept = np.partition(scores, -self.k)[-self.k :] if len(scores) > self.k else scores
+        if len(self._kept) == self.k:
+            self.bound = float(self._kept.min())
+
+
+def check_finite(values: np.ndarray, stage: str) -> None:
+    """Raise ValueError if a model gave NaN: no comparison would ever notice."""
+    if np.isnan(values).any():
+        raise ValueError(
+            f"the model of stage {stage!r} gives NaN: it has diverged; train it with a lower rate"
+        )
 
 
 def unit(x: Array) -> Array:

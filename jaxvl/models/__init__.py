@@ -3,6 +3,7 @@
 from jaxvl.models.bridge_tower import BridgeTower
 from jaxvl.models.hyper_albef import HyperALBEF
 from jaxvl.models.mcan import MCAN
+from jaxvl.models.sampler_nets import SRAAL, VAAL, VaBAL
 from jaxvl.models.vaue import VAUE
 from jaxvl.models.vilt import ViLT
 from jaxvl.models.vqme import VQME
@@ -14,4 +15,7 @@ MODELS = {
     "mcan": MCAN,
     "vqme": VQME,
     "vaue": VAUE,
+    "sraal": SRAAL,
+    "vaal": VAAL,
+    "vabal": VaBAL,
 }

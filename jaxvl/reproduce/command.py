@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxvl.config import ConfigError, unknown
 from jaxvl.display import table as show
-from jaxvl.reproduce import bridge_tower
+from jaxvl.reproduce import active, bridge_tower, ccrl
+from jaxvl.reproduce.active import ActiveTable, Plan
 from jaxvl.reproduce.jobs import Cell, cells, in_order, row_config
 from jaxvl.reproduce.report import NEVER, bullets, collect, markdown, scored_on, write_csv, write_text
 from jaxvl.reproduce.runner import Execute, execute, run_jobs
@@ -18,7 +19,8 @@ from jaxvl.reproduce.speed import FILE, SPEED_COLUMNS, SpeedTable, read_speed, s
 from jaxvl.reproduce.store import Store
 from jaxvl.reproduce.tables import Table, select
 
-TABLES: dict[str, Table | SpeedTable] = {t.name: t for t in bridge_tower.ALL}
+Spec = Table | SpeedTable | ActiveTable
+TABLES: dict[str, Spec] = {t.name: t for t in (*bridge_tower.ALL, *ccrl.ALL)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ def seed_list(texts: Iterable[str]) -> tuple[int, ...]:
     return tuple(int(t) for t in texts)
 
 
-def find(name: str) -> Table | SpeedTable:
+def find(name: str) -> Spec:
     """A table by name; an unknown one is reported with the closest.
 
     Raises:
@@ -77,12 +79,14 @@ def list_tables(root: Path) -> None:
         if isinstance(t, Table):
             size = f"{len(t.columns)} x {len(t.rows)}"
             data = ", ".join(name for name, choice in t.data.items() if (root / choice.config).exists())
+        elif isinstance(t, ActiveTable):
+            size, data = f"{len(t.shares)} x {len(t.rows)}", ", ".join(t.data)
         rows.append([t.name, t.title, size, data, t.source])
     show("Tables", ("--table", "", "columns x rows", "--data", "in the paper"), rows)
 
 
 def reproduce(
-    spec: Table | SpeedTable,
+    spec: Spec,
     options: Options,
     *,
     execute: Execute = execute,
@@ -99,6 +103,16 @@ def reproduce(
     """
     if isinstance(spec, SpeedTable):
         return report_speed(spec, options.workdir)
+    if isinstance(spec, ActiveTable):
+        plan = Plan(
+            options.workdir.expanduser().absolute(),
+            options.root,
+            options.scale,
+            options.data,
+            options.seeds,
+            options.only,
+        )
+        return active.fill(spec, plan, report_only=options.report_only)
     store = Store(options.workdir, options.root)
     wanted = {row.label for row in select(spec.rows, options.only)}
     every = cells(

@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from scipy.special import stdtrit
+from jaxvl.active.report.statistics import Estimate, estimate, quantile
 
-LEVEL = 0.95
+__all__ = ["Estimate", "estimate", "paired", "quantile", "ratio", "verdict"]
+
 Repeats = Mapping[Any, float]  # repeat (a seed) -> score
-
-
-class Estimate(NamedTuple):
-    """A mean over `n` repeats with its interval; `low` and `high` are None for a single one."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    def text(self, digits: int = 2, *, sign: bool = False) -> str:
-        """`55.20 [53.10, 57.30]`, or the mean alone."""
-        plus = "+" if sign else ""
-        head = f"{self.mean:{plus}.{digits}f}"
-        if self.low is None or self.high is None:
-            return head
-        return f"{head} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
-
-def quantile(n: int, level: float = LEVEL) -> float:
-    """The factor on the standard error in a two-sided t interval of `n` repeats (2.776 for 5 at 95 %)."""
-    return float(stdtrit(n - 1, 0.5 + level / 2))
-
-
-def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Mean and t interval `mean +- t(n - 1) sd / sqrt n` over repeats; no interval for a single one.
-
-    Raises:
-      ValueError: no values, or one that is not finite.
-    """
-    x = np.asarray(values, np.float64)
-    if not x.size or not np.isfinite(x).all():
-        raise ValueError(f"an estimate needs finite values, and at least one: {list(values)}")
-    mean, n = float(x.mean()), int(x.size)
-    if n == 1:
-        return Estimate(mean, None, None, 1)
-    half = quantile(n, level) * float(x.std(ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def paired(a: Repeats, b: Repeats) -> Estimate | None:

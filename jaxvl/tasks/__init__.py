@@ -1,12 +1,15 @@
 """Tasks by the name a config gives them."""
 
+from jaxvl.tasks.adversarial_vae import AdversarialVAETask
 from jaxvl.tasks.answer_uncertainty import AnswerUncertaintyTask
+from jaxvl.tasks.bayes_vae import BayesVAETask
 from jaxvl.tasks.classify import ClassifyTask
 from jaxvl.tasks.generate import GenerateTask
 from jaxvl.tasks.pair_pretrain import PairPretrainTask
 from jaxvl.tasks.pretrain import PretrainTask
 from jaxvl.tasks.question_match import QuestionMatchTask
 from jaxvl.tasks.region_vqa import RegionVQATask
+from jaxvl.tasks.state_discrepancy import StateDiscrepancyTask
 
 TASKS = {
     "pretrain": PretrainTask,
@@ -16,4 +19,7 @@ TASKS = {
     "region_vqa": RegionVQATask,
     "question_match": QuestionMatchTask,
     "answer_uncertainty": AnswerUncertaintyTask,
+    "state_discrepancy": StateDiscrepancyTask,
+    "adversarial_vae": AdversarialVAETask,
+    "bayes_vae": BayesVAETask,
 }

@@ -68,8 +68,7 @@ class BayesVAETask(BatchNormTask):
             "kl": divergence(found.posterior, over="mean"),
             "group": losses.soft_cross_entropy(-norms, targets=batch["group"]),
         }
-        weights = (1.0, 1.0, self.group_weight)
-        total = sum(w * values for w, values in zip(weights, each.values(), strict=True))
+        total = each["rebuild"] + each["kl"] + self.group_weight * each["group"]
         right = (norms.argmin(-1) == batch["group"].argmax(-1)).astype(jnp.float32)
         metrics = {
             name: ((v * rows).sum(), rows.sum())

@@ -2,8 +2,8 @@
 
 Source: Zhang et al., "State-Relabeling Adversarial Active Learning", CVPR 2020, and its released code, on vectors of
 images (specification 8.4). Two things differ from the latter: the auto-encoder's adversarial target is the critic's
-value for labelled rows (the release pushes the other way, `adversarial="as_released"`), and one pass normalises labelled
-and unlabelled rows together.
+value for labelled rows (the release pushes the other way, `adversarial="as_released"`), and one pass normalises
+labelled and unlabelled rows together.
 
 Shape legend: `B` pairs of a labelled question and an unlabelled image, `F` feature width, `Z` latent width, `L` words,
 `C` answers.
@@ -54,7 +54,7 @@ class StateDiscrepancyTask(BatchNormTask):
         critic_every: int = 2,
     ):
         one_of("adversarial", adversarial, ADVERSARIAL)
-        weights = dict(rebuild=rebuild, kl=kl, answer=answer, adversarial_weight=adversarial_weight)
+        weights = dict(rebuild=rebuild, kl=kl, answer=answer, adversarial=adversarial_weight)
         require(weights, critic_every=critic_every)
         self.model, self.weights, self.critic_every = model, weights, critic_every
         self.wanted = 1.0 if adversarial == "as_released" else 0.0
@@ -89,8 +89,7 @@ class StateDiscrepancyTask(BatchNormTask):
             ),
         }
         critic = of_both(decision(judged(self.model, params, fixed(mean)), targets=unlabelled), rows=rows)
-        names = ("rebuild", "kl", "answer", "adversarial_weight")
-        own = sum(self.weights[w] * part for w, part in zip(names, parts.values(), strict=True))
+        own = sum((self.weights[name] * part for name, part in parts.items()), jnp.zeros(()))
         metrics = {
             name: (value, jnp.ones(())) for name, value in {"loss": own, **parts, "critic": critic}.items()
         }

@@ -25,7 +25,7 @@ class Provider:
         return Regions(np.full((2, 1), image_id, np.float32), np.zeros((2, 4), np.float32), np.ones(2, bool))
 
 
-def held(images=12, each=3, questions=9, seed=0):
+def held(images=12, each=3, questions=9, seed=0, **kwargs):
     """`each` questions of each image, of `questions` in all: many recur."""
     rng = np.random.default_rng(seed)
     rows = [
@@ -33,9 +33,8 @@ def held(images=12, each=3, questions=9, seed=0):
         for i in range(images)
         for q in rng.choice(questions, each, replace=False)
     ]  # fmt: skip
-    return RegionQuestions(
-        Provider(), rows, Words.build([r["question"] for r in rows], length=3, dim=2), ["x"]
-    )
+    words = Words.build([r["question"] for r in rows], length=3, dim=2)
+    return RegionQuestions(Provider(), rows, words, ["x"], **kwargs)
 
 
 def letters(source):
@@ -141,3 +140,10 @@ def test_one_image_alone_cannot_be_scored():
 def test_match_rates_outside_of_what_is_expected_are_said():
     assert matching.warning(0.3) is None
     assert "not calibrated" in str(matching.warning(0.7)) and "collapsed" in str(matching.warning(0.0))
+
+
+def test_a_shuffle_leaves_an_image_s_own_questions_out_though_its_list_of_keys_is_cut_short():
+    source = held(images=3, each=4, questions=12, max_keys=1)
+    for seed in range(6):
+        got = matching.shuffled(source, np.random.default_rng(seed))
+        assert (source.image_ids[got.rows] != source.image_ids[got.questions]).all()

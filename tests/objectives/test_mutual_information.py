@@ -199,3 +199,9 @@ def test_a_derangement_has_one_negative_a_row_and_column_and_differs_by_key(size
     assert (found.sum(1) == 1).all() and (found.sum(2) == 1).all()
     assert not found[:, np.arange(size), np.arange(size)].any()
     assert size == 2 or len(np.unique(found, axis=0)) > 1
+
+
+def test_pairs_of_an_image_are_no_negatives_though_its_list_of_keys_is_cut_short():
+    none = jnp.full((3, 1), -1)
+    got = mi.negatives(jnp.array([4, 4, 5]), jnp.array([0, 1, 2]), none)
+    np.testing.assert_array_equal(got, [[False, False, True], [False, False, True], [True, True, False]])

@@ -37,7 +37,7 @@ def test_rows_have_mean_interval_and_number_of_seeds_beside_the_papers_number():
 
 def test_orderings_are_judged_by_the_paired_differences():
     better, share = orderings(TABLE, found(pre=[60.0, 70.0, 80.0], post=[59.0, 68.9, 78.8]))
-    assert better == "pre > post: +1.10 [0.85, 1.35], 3 seeds: shown"
+    assert better == "pre > post: +1.10 [+0.85, +1.35], 3 seeds: shown"
     assert share == "post as a share of pre: 98.4 [98.2, 98.6] %, 3 seeds (paper 85.7 %)"
 
 

@@ -6,11 +6,11 @@ import html
 import json
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import jaxvl
 from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
@@ -189,7 +189,7 @@ def time_table(runs: Sequence[RunRecord]) -> str:
 def protocol(runs: Sequence[RunRecord]) -> str:
     """What all runs have in common, and the versions that wrote the report."""
     shared = json.dumps(runs[0].protocol, sort_keys=True)
-    versions = f"jaxvl {jaxvl.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    versions = f"jaxvl {version('jaxvl')}, Python {platform.python_version()}, NumPy {np.__version__}"
     seeds = sorted({json.dumps(m["seeds"]["master"]) for r in runs for m in r.rounds[:1] if "seeds" in m})
     said = f"Master seed {', '.join(seeds)}. " if seeds else ""
     return f"<p><code>{html.escape(shared)}</code></p>" + note(f"{said}Report by {versions}.")

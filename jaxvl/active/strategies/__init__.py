@@ -6,7 +6,11 @@ from jaxvl.active.strategies.cdal import CDAL
 from jaxvl.active.strategies.classics import BALD, Entropy, LeastConfidence, Margin, MCEntropy, Random
 from jaxvl.active.strategies.coreset import Coreset
 from jaxvl.active.strategies.entry_points import load
+from jaxvl.active.strategies.learning_loss import LearningLoss
 from jaxvl.active.strategies.mocu import MOCU
+from jaxvl.active.strategies.sraal import SRAAL
+from jaxvl.active.strategies.vaal import TAVAAL, VAAL
+from jaxvl.active.strategies.vabal import VaBAL
 
 STRATEGIES: dict[str, type] = {
     "random": Random,
@@ -19,6 +23,11 @@ STRATEGIES: dict[str, type] = {
     "badge": BADGE,
     "cdal": CDAL,
     "mocu": MOCU,
+    "ll": LearningLoss,
+    "sraal": SRAAL,
+    "vaal": VAAL,
+    "tavaal": TAVAAL,
+    "vabal": VaBAL,
     "ccrl": CCRL,
 }
 

@@ -50,7 +50,7 @@ class VAAL(Strategy):
         seen = Vectors(pool.ids, {"state": found.pool, **ranks})
         score = -np.asarray(predict(name, seen), np.float64)
         finite(score, name=name, ids=pool.ids)
-        notes = {"expected_loss": rank for rank in ranks.values()}
+        notes = {"expected_loss": ranks["rank"]} if ranks else {}
         return Selection(top(score, pool.ids, budget), score, notes)
 
     def _ranks(self, predict: Predict, source: Any) -> dict[str, np.ndarray]:

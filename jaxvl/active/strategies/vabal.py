@@ -1,8 +1,8 @@
 """VaB-AL: images whose answers the task model is least likely to get right, by Bayes' rule over groups of answers.
 
 Source: Choi et al., "VaB-AL: Incorporating Class Imbalance and Difficulty with Variational Bayes for Active Learning",
-CVPR 2021 (specification 8.7). An auto-encoder gives the likelihood of each group, the predictions on the pool its prior,
-the labelled questions how often a prediction of the group is right.
+CVPR 2021 (specification 8.7). An auto-encoder gives the likelihood of each group, the predictions on the pool its
+prior, the labelled questions how often a prediction of the group is right.
 
 Shape legend: `N` images, `J` asked questions, `P` pairs of image and question, `D` width of vectors, `L` words,
 `G` groups, `T` answer types, `C` answers.
@@ -76,8 +76,8 @@ class VaBAL(Strategy):
             each = bayes(seen.nll, prior=prior, accuracy=known.accuracy, scale=known.scale)
         else:
             each = 1 - seen.nll @ prior
-        rows = np.searchsorted(pool.ids, seen.image_ids, sorter=np.argsort(pool.ids))
-        rows = np.argsort(pool.ids)[rows]
+        order = np.argsort(pool.ids)
+        rows = order[np.searchsorted(pool.ids, seen.image_ids, sorter=order)]
         score = np.bincount(rows, each, len(pool)) / np.maximum(np.bincount(rows, minlength=len(pool)), 1)
         return Selection(top(score, pool.ids, budget), score)
 
@@ -95,19 +95,19 @@ class VaBAL(Strategy):
         questions = labelled.questions
         truth, group_of = questions.array("hard_label"), self._groups(questions)
         own = group_of[questions.array("answer_kind"), np.maximum(truth, 0)]
-        asked, shortest, nll = own_questions(labelled), [], []
-        order: list[np.ndarray] = []
-        for images, rows in asked:
-            for start in range(0, len(images), self.block):
-                at = np.arange(start, min(start + self.block, len(images)))
-                pairs = asked_pairs(predict, images.subset(at))
+        order, shortest, nll = [], [], []
+        for images, rows in own_questions(labelled):
+            for part in blocks(images, self.block):
+                pairs = asked_pairs(predict, part)
                 found = self._evidence(predict, pairs)
+                at = np.searchsorted(images.ids, part.ids)
                 order.append(rows[at][pairs.where])
                 shortest.append(found.shortest)
                 nll.append(found.nll)
         rows, predicted = np.concatenate(order), np.concatenate(shortest)
-        rows, predicted = rows[truth[rows] >= 0], predicted[truth[rows] >= 0]
-        return Known(accuracies(predicted, own[rows], groups=self.groups), float(np.concatenate(nll).std()))
+        answered = truth[rows] >= 0
+        accuracy = accuracies(predicted[answered], own[rows[answered]], groups=self.groups)
+        return Known(accuracy, float(np.concatenate(nll).std()))
 
     def _evidence(self, predict: Predict, pairs: Pairs) -> Evidence:
         name = f"{self.stage}/evidence"
@@ -193,14 +193,17 @@ def asked_pairs(predict: Predict, images: Any) -> Pairs:
 
 def asked_kinds(images: Any) -> np.ndarray:
     """`[N,J]` answer types of what is asked."""
-    return np.stack([images[i]["asked_kind"] for i in range(len(images))])
+    shared = "asked_shared" in images[0]
+    rows = np.stack([images[i]["asked_kind"] for i in range(1 if shared else len(images))])
+    return np.broadcast_to(rows, (len(images), rows.shape[1]))
 
 
 def own_questions(labelled: Any) -> list[tuple[Any, np.ndarray]]:
     """Labelled images asked their own questions, as many at a time as all images are asked.
 
     Returns:
-      (images, `[n,J]` positions of what they are asked in `labelled.questions`; -1 = nothing), as many as it takes.
+      (images by their ids, `[n,J]` positions of what they are asked in `labelled.questions`; -1 = nothing), as many
+      as it takes.
     """
     questions, width = labelled.questions, labelled[0]["asked"].shape[0]
     text, kind = questions.array("text"), questions.array("answer_kind")

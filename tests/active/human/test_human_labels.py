@@ -66,6 +66,12 @@ def test_nameless_answers_of_one_file_do_not_replace_those_of_another(tmp_path):
     assert record["answers"] == ["ann", "ann"]
 
 
+def test_nameless_answers_on_several_lines_of_a_file_add_up(tmp_path):
+    row = line(qas=[{"question": "Who?", "answers": ["ann"]}])
+    (record,) = read_labels(write(tmp_path / "one.jsonl", row, row, row), batch_ids=[7]).records
+    assert record["answers"] == ["ann"] * 3 and record["annotators"] == ["one#1", "one#2", "one#3"]
+
+
 def test_records_without_annotators_add_up():
     rows = [{"image_id": 1, "question": "Who?", "answers": ["a"], "answer_type": "other", "seconds": 2.0}] * 2
     (record,) = merge_records(rows)

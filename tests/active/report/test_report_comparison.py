@@ -30,6 +30,17 @@ def test_wilcoxon_is_scipys_and_five_cannot_go_below_0_0625():
     assert co.wilcoxon(FIVE) == 0.0625
 
 
+def test_equal_differences_share_their_rank():
+    d = np.array([1.0, 1, 1, 1, -2, 3, -1])
+    ranks = stats.rankdata(np.abs(d))
+    null = [
+        sum(r for r, s in zip(ranks, signs, strict=True) if s)
+        for signs in itertools.product([0, 1], repeat=7)
+    ]
+    seen = abs(ranks[d > 0].sum() - ranks.sum() / 2)
+    assert co.wilcoxon(d) == np.mean([abs(w - ranks.sum() / 2) >= seen for w in null])
+
+
 def test_wilcoxon_of_many_needs_a_generator():
     many = list(np.linspace(0.1, 2, 20))
     with pytest.raises(ValueError, match="give a generator"):

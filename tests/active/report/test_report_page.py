@@ -9,11 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from fake_runs import FakeRun, study
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxvl.active.report import report
+from jaxvl.active.report.curves import _lines, styles
 from jaxvl.active.report.page import document, number, table
 from jaxvl.active.report.pictures import encode
+from jaxvl.active.report.statistics import curves
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -123,3 +126,11 @@ def test_numbers_are_short():
 def test_an_array_of_another_kind_is_no_picture():
     with pytest.raises(ValueError, match="image 7: an array of float64"):
         encode(np.zeros((4, 4, 3)), 7)
+
+
+@pytest.mark.parametrize(("rounds", "drawn"), [(2, [0.04, 0.08]), (4, [0.08, 0.12, 0.16])])
+def test_curves_begin_after_the_round_that_all_methods_share(rounds, drawn):
+    found = curves(study(methods={"random": 0, "ccrl": 1}, repeats=2, rounds=rounds))
+    axis = Figure().subplots()
+    _lines(axis, found, styles(list(found)), title="all")
+    assert [line.get_xdata().tolist() for line in axis.get_lines()] == [pytest.approx(drawn)] * 2

@@ -50,6 +50,12 @@ def test_areas_are_over_what_all_runs_have_reached():
     assert st.areas(curves) == {"a": {0: pytest.approx(0.5)}, "b": {0: pytest.approx(0.5)}}
 
 
+def test_areas_over_questions_begin_where_the_last_run_begins():
+    curves = {"a": {0: line([0.1, 0.2, 0.3], [0, 1, 2])}, "b": {0: line([0.2, 0.3], [5, 7], method="b")}}
+    assert st.span(curves, "questions") == (200, 300)
+    assert st.areas(curves, axis="questions") == {"a": {0: pytest.approx(1.5)}, "b": {0: pytest.approx(6)}}
+
+
 def test_saving_is_read_off_between_the_rounds():
     ours, random = line([0.1, 0.2, 0.3], [50, 60, 70]), line([0.1, 0.2, 0.3], [50, 55, 60])
     assert st.saving(ours, random) == pytest.approx(1 - 0.2 / 0.3)

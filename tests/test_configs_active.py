@@ -1,0 +1,104 @@
+"""Every config of active learning builds at every scale, for every method and ablation; models have their shapes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from test_configs import EVERY
+
+from jaxvl import build_active
+from jaxvl.active.strategies import load_strategies
+from jaxvl.config import ConfigError, override
+from jaxvl.data import scenes
+from jaxvl.data.words import Words
+from jaxvl.sharding import Partition
+
+ACTIVE = {name: module for name, module in EVERY.items() if "active" in module.get_config("")}
+CASES = [(name, ablation) for name, module in ACTIVE.items() for ablation in (None, *module.ABLATIONS)]
+
+
+class Provider:
+    """Regions of the paper's sizes."""
+
+    width, regions = 2048, 36
+
+
+def config(name, *parts):
+    return ACTIVE[name].get_config(",".join(p for p in parts if p))
+
+
+@pytest.mark.parametrize(("name", "ablation"), CASES)
+def test_every_ablation_builds_the_strategies_of_all_methods(name, ablation):
+    c = config(name, "all", ablation and f"ablation={ablation}", "scale=tiny")
+    assert set(build_active.chosen(c, c.run)) == set(c.run) == set(c.active.strategies)
+    used = {stage for s in build_active.chosen(c, c.run).values() for stage in s.needs}
+    assert used <= set(c.stages), used
+    assert len(c.keys()) <= 13
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_every_ablation_changes_its_config_or_says_that_it_does_not(name, capsys):
+    for ablation in ACTIVE[name].ABLATIONS:
+        same = config(name, f"ablation={ablation}").to_json(sort_keys=True) == config(name).to_json(
+            sort_keys=True
+        )
+        assert same == (f"ablation={ablation} changes nothing" in capsys.readouterr().err), ablation
+
+
+def test_every_strategy_of_the_library_is_a_method_of_the_config():
+    named = {s.name for s in config("ccrl").active.strategies.values()}
+    assert named == set(load_strategies())
+
+
+def test_the_papers_models_have_their_shapes():
+    c = config("ccrl", "all", "scale=paper")
+    words = Words(["word"], dim=300)
+    words.vocab = [*words.vocab, *map(str, range(20_572 - len(words.vocab)))]
+    answers, partition = (
+        [f"a{i}" for i in range(3129)],
+        Partition.create(mesh=dict(data=1, model=1), rules="dp"),
+    )
+    batch = dict(
+        regions=jnp.zeros((4, 36, 2048)),
+        region_mask=jnp.ones((4, 36), bool),
+        text=jnp.ones((4, 14), jnp.int32),
+    )
+    batch["text_mask"] = batch["text"] != 0
+    counts = {}
+    for name in ("task", "vqme", "vaue", "ll"):
+        stage = build_active.stage(c, name, words, answers, Provider(), partition, 443_757)
+        params = jax.eval_shape(lambda b, t=stage.trainer.task: nn.unbox(t.init(jax.random.key(0), b)), batch)
+        counts[name] = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+    assert counts["task"] == 57_812_491  # MCAN-small, specification 4.1
+    assert counts["ll"] > counts["task"]
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
+    c = config("ccrl", "random,ccrl,entropy", f"scale={scale}")
+    world = build_active.world(c, tmp_path, methods=list(c.run))
+    assert world.answers == scenes.answers() and len(world.val)
+    assert set(world.fitter.stages) == {"task", "vqme", "vaue"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"active.init": 0.0}, "config.active: init"),
+        ({"active.oracle.name": "simulated"}, "did you mean 'simulate'"),
+        ({"active.val.split": "train"}, "in the pool too"),
+        ({"active.regions.objects": (2, 4)}, "objects"),
+        ({"active.strategies.random.name": "randm"}, "did you mean 'random'"),
+        ({"stages.task.model.heads": 7}, "heads"),
+        ({"active.words.scope": "some"}, "scope"),
+    ],
+)
+def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
+    c = override(config("ccrl", "random,scale=tiny"), values)
+    with pytest.raises((ConfigError, ValueError), match=message):
+        build_active.world(c, tmp_path, methods=["random"])
+    assert not list(tmp_path.iterdir())

@@ -203,13 +203,13 @@ class Fitter:
         finally:
             checkpoints.close()
             log.close()
+        more: dict[str, Any] = {"steps": int(state.step)}
         loss = [row["loss"] for row in log.rows if "loss" in row]
-        more = (
-            {"steps": int(state.step), "first_loss": loss[0], "last_loss": loss[-1]}
-            if loss
-            else {"steps": int(state.step)}
-        )
-        return (state.params, more) if best is None else (best.params, {**more, "held_out": best.scores})
+        if loss:
+            more |= {"first_loss": loss[0], "last_loss": loss[-1]}
+        if best is not None:
+            return best.params, {**more, "held_out": best.scores}
+        return exported(stage.trainer, state), more
 
     def _begin(self, stage: Stage, source: Source, rates: Any, steps: int) -> TrainState:
         vectors = stage.vectors
@@ -219,6 +219,16 @@ class Fitter:
         if isinstance(extra, dict) and "steps" in extra:  # a task that changes after a share of its updates
             extra = {**extra, "steps": jax.device_put(jnp.int32(steps), extra["steps"].sharding)}
         return state.replace(opt_state=set_rates(state.opt_state, rates, steps=steps), extra=extra)
+
+
+def exported(trainer: Trainer, state: TrainState) -> PyTree:
+    """The parameters to keep: those of the state, with what a task collects beside them (running averages)."""
+    export = getattr(trainer.task, "export", None)
+    if export is None:
+        return state.params
+    shardings = jax.tree.map(lambda x: x.sharding, state.params)
+    with trainer.partition.context():
+        return jax.jit(export, out_shardings=shardings)(state.params, state.extra)
 
 
 class Best(NamedTuple):
@@ -281,12 +291,12 @@ def with_vectors(fresh: PyTree, vectors: np.ndarray) -> PyTree:
 
 
 def split_by_image(source: Any, *, share: float, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Rows of a question source for training and, a `share` of the images, held out."""
+    """Rows of a question source for training and, a `share` of the images but at least two, held out."""
     ids = source.image_ids
     unique = rng.permutation(np.unique(ids))
-    held = np.isin(ids, unique[: max(1, round(share * len(unique)))])
+    held = np.isin(ids, unique[: max(2, round(share * len(unique)))])  # two: their questions change places
     if held.all():
-        raise ValueError("one image cannot be held out of one: label more images")
+        raise ValueError("two images cannot be held out of so few: label more images (config.active.init)")
     return source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
 
 

@@ -1,0 +1,186 @@
+"""Models of rounds: trained once for what they depend on, kept, ended at a plateau with the best parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxvl.active.fitting import Fitter, Plateau, Stage, exported, split_by_image, with_vectors
+from jaxvl.optim import Table, make_optimizer
+from jaxvl.sharding import Partition
+from jaxvl.train import Trainer
+
+SCHEDULE = dict(name="cosine", lr=0.1, warmup=2)
+
+
+class Rows:
+    """Inputs and targets of a linear function, four rows an image."""
+
+    def __init__(self, n=64, rows=None):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(n, 4)).astype(np.float32)
+        self.rows = np.arange(n) if rows is None else rows
+        self.x, self.y = x, x @ np.array([1.0, -2.0, 0.5, 3.0], np.float32)
+        self.image_ids = np.arange(n)[self.rows] // 4
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return {"x": self.x[self.rows[i]], "y": self.y[self.rows[i]]}
+
+    def augmented(self, i, rng):
+        return self[i]
+
+    def annotation(self, i):
+        return {}
+
+    def subset(self, positions):
+        out = Rows(len(self.x))
+        out.rows = self.rows[positions]
+        out.image_ids = np.arange(len(self.x))[out.rows] // 4
+        return out
+
+
+class Linear:
+    """Least squares; collects the number of updates and exports it as a parameter."""
+
+    def __init__(self):
+        self.predictors = {
+            "error": lambda p, batch, rng: jnp.square((batch["x"] @ p["w"])[:, 0] - batch["y"])
+        }
+
+    def init(self, rng, batch):
+        box = nn.with_logical_partitioning(nn.initializers.normal(), ("embed", None))
+        return {"w": box(rng, (4, 1), jnp.float32)}
+
+    def start(self, params, rng):
+        return {"updates": jnp.int32(0), "steps": jnp.int32(2**30)}
+
+    def prepare(self, params, extra):
+        return extra
+
+    def loss(self, params, extra, batch, rng):
+        loss = jnp.square((batch["x"] @ params["w"])[:, 0] - batch["y"]).mean()
+        share = extra["updates"] / extra["steps"]
+        return loss, ({}, {"loss": (loss, jnp.ones(())), "share": (share, jnp.ones(()))})
+
+    def finish(self, extra, aux):
+        return {**extra, "updates": extra["updates"] + 1}
+
+
+def fitter(folder, **kwargs):
+    partition = Partition.create(mesh=dict(data=1, model=1), rules="dp")
+    tx = make_optimizer(schedule=Table(200), weight_decay=0.0)
+    trainer = Trainer(Linear(), tx, partition=partition, eval_batch_size=8)
+    values = dict(section={"a": 1}, schedule=SCHEDULE, batch_size=8, epochs=4.0, most_steps=200) | kwargs
+    return Fitter(folder, {"task": Stage("task", trainer, **values)})
+
+
+def test_a_model_is_trained_once_for_what_it_depends_on(tmp_path):
+    one = fitter(tmp_path)
+    first = one.fit("task", Rows(), seed=1, data="a")
+    again, other = one.fit("task", Rows(), seed=1, data="a"), one.fit("task", Rows(), seed=2, data="a")
+    assert (first.hit, again.hit, other.hit) == (False, True, False)
+    np.testing.assert_array_equal(first.params["w"], again.params["w"])
+    assert len({first.key, other.key, one.fit("task", Rows(), seed=1, data="b").key}) == 3
+    assert one.stages["task"].trainer.traces == {"init": 1, "step": 1}
+    np.testing.assert_array_equal(one.load("task", first.key, Rows())["w"], first.params["w"])
+    with pytest.raises(FileNotFoundError, match="roll back"):
+        one.load("task", "0" * 16, Rows())
+
+
+def test_more_rows_train_longer_with_one_compiled_step(tmp_path):
+    one = fitter(tmp_path, min_steps=20)
+    steps = [one.fit("task", Rows(n), seed=0, data=n).result["steps"] for n in (32, 64, 128)]
+    assert steps == [20, 32, 64]  # at least 20 in whole epochs
+    assert one.stages["task"].trainer.traces == {"init": 1, "step": 1}
+
+
+def test_few_rows_shrink_the_batch_and_too_few_are_refused(tmp_path):
+    one = fitter(tmp_path)
+    assert one.fit("task", Rows(7), seed=0, data=7).result["steps"] == 4  # one batch of four an epoch
+    with pytest.raises(ValueError, match="too few to train on"):
+        one.fit("task", Rows(3), seed=0, data=3)
+
+
+def test_a_task_is_told_how_many_updates_there_will_be(tmp_path):
+    one = fitter(tmp_path)
+    fitted = one.fit("task", Rows(), seed=0, data=0)
+    rows = (tmp_path / f"task-{fitted.key}" / "metrics.csv").read_text().splitlines()
+    last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+    assert float(last["share"]) < 1.0 and fitted.result["steps"] == 32
+
+
+def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    whole = fitter(tmp_path / "a").fit("task", Rows(), seed=0, data=0)
+    one = fitter(tmp_path / "b")
+    trainer, step = one.stages["task"].trainer, type(one.stages["task"].trainer).step
+    calls = []
+
+    def dies(self, state, batch):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return step(self, state, batch)
+
+    monkeypatch.setattr(type(trainer), "step", dies)
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: fit(*a, **{**k, "save_every_steps": 5}))
+    with pytest.raises(KeyboardInterrupt):
+        one.fit("task", Rows(), seed=0, data=0)
+    resumed = one.fit("task", Rows(), seed=0, data=0)
+    assert len(calls) < 32 + 20
+    np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
+
+
+def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
+    seen = []
+
+    def score(predict, held, rng):
+        error = float(predict("error", held).mean())
+        value = [0.5, 0.9, 0.8, 0.7, 0.6][
+            min(len(seen), 4)
+        ]  # best after the second epoch, whatever the model
+        seen.append(error)
+        return {"score": value, "error": error}
+
+    plateau = Plateau(score=score, key="score", patience=3, least=2, share=0.25)
+    one = fitter(tmp_path, plateau=plateau, epochs=20.0)
+    fitted = one.fit("task", Rows(), seed=0, data=0)
+    assert len(seen) == 5 and fitted.result["steps"] == 5 * 6  # 48 of 64 rows train
+    assert fitted.result["held_out"]["score"] == 0.9
+    held = split_by_image(Rows(), share=0.25, rng=np.random.default_rng(0))[1]
+    again = one.stages["task"].trainer.predict(fitted.params, "error", held).mean()
+    assert again == pytest.approx(seen[1], rel=1e-5)
+
+
+def test_images_are_never_on_both_sides_of_a_split():
+    train, held = split_by_image(Rows(), share=0.2, rng=np.random.default_rng(3))
+    assert not set(train.image_ids) & set(held.image_ids) and len(train) + len(held) == 64
+    with pytest.raises(ValueError, match="label more images"):
+        split_by_image(Rows(8), share=0.5, rng=np.random.default_rng(0))
+
+
+def test_word_vectors_replace_tables_of_their_shape_or_it_is_an_error():
+    fresh = {"text": {"word_embedding": {"embedding": np.zeros((3, 2))}}, "w": np.zeros((3, 2))}
+    found = with_vectors(fresh, np.ones((3, 2)))
+    assert found["text"]["word_embedding"]["embedding"].all() and not found["w"].any()
+    with pytest.raises(ValueError, match="no table of word embeddings"):
+        with_vectors(fresh, np.ones((4, 2)))
+
+
+def test_what_a_task_exports_is_what_is_kept():
+    task = Linear()
+    task.export = lambda params, extra: {"w": params["w"] + extra["updates"]}
+    trainer = Trainer(
+        task, make_optimizer(schedule=0.1), partition=Partition.create(mesh=dict(data=1, model=1), rules="dp")
+    )
+    batch = {"x": np.zeros((8, 4), np.float32), "y": np.zeros(8, np.float32)}
+    state = trainer.init({**batch, "id": np.zeros(8, np.int32), "mask": np.ones(8, bool)})
+    state = state.replace(extra={**state.extra, "updates": jnp.int32(3)})
+    np.testing.assert_allclose(exported(trainer, state)["w"], np.asarray(state.params["w"]) + 3)
+    assert jax.tree.structure(exported(trainer, state)) == jax.tree.structure(state.params)

@@ -1,0 +1,366 @@
+"""The pool scorer against a double loop in which every pair is encoded alone; blocks, devices, pruning, kept shards."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxvl.active import scoring
+from jaxvl.active.request import Request
+from jaxvl.active.scoring import PoolScorer
+from jaxvl.active.strategies.ccrl import CCRL, ENGINE
+from jaxvl.models.vaue import VAUE
+from jaxvl.models.vqme import VQME
+from jaxvl.sharding import Partition
+
+N, Q, R, F, L, C, BUDGET = 60, 40, 4, 5, 6, 7, 9
+SIZES = dict(words=13, feat_dim=F, width=8, heads=2, word_dim=4, dropout=0.0)
+MATCHER, ANSWERS = VQME(critic_width=6, project=3, **SIZES), VAUE(classes=C, **SIZES)
+RNG = np.random.default_rng(5)
+REGION_MASK = np.arange(R) < RNG.integers(1, R + 1, (N, 1))
+REGIONS = (RNG.normal(size=(N, R, F)) * REGION_MASK[..., None]).astype(np.float32)
+TEXT = RNG.integers(3, 13, (Q, L)).astype(np.int32) * (np.arange(L) < RNG.integers(2, L + 1, (Q, 1)))
+KINDS = RNG.integers(0, 3, Q)
+RATES = 1 - RNG.dirichlet(np.full(C, 0.5), 3)
+IDS = RNG.permutation(np.arange(100, 100 + N))
+
+
+class Images:
+    """A source of image rows; `upto` rows can be read before it fails."""
+
+    def __init__(self, rows=range(N), *, ids=IDS, cache=None, upto=None):
+        self.rows, self.cache, self.upto = np.asarray(rows, np.int64), cache, upto
+        self.ids = np.asarray(ids)[self.rows] if ids is IDS else np.asarray(ids)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        if self.upto is not None and self.rows[i] >= self.upto:
+            raise OSError("the disk is gone")
+        return {"regions": REGIONS[self.rows[i]], "region_mask": REGION_MASK[self.rows[i]]}
+
+    def subset(self, at):
+        return Images(self.rows[at], ids=self.ids[at], upto=self.upto)
+
+
+def request(**kwargs):
+    given = dict(images=Images(), text=TEXT, kinds=KINDS, rates=RATES, budget=BUDGET)
+    return Request(**{**given, **kwargs})
+
+
+@functools.cache
+def params():
+    """Weights with which about a third of the pairs match, and answers are more and less certain.
+
+    None is nearly sure: `f` is 1 minus something, so in float32 a tiny `f` is known to 1e-7, not to 1e-6 of itself.
+    """
+    rows = (REGIONS[:1], REGION_MASK[:1], TEXT[:1], TEXT[:1] != 0)
+    out = {}
+    for n, (stage, model) in enumerate((("vqme", MATCHER), ("vaue", ANSWERS))):
+        out[stage] = nn.unbox(jax.jit(model.init)(jax.random.key(n), *rows))["params"]
+    out["vqme"]["critic_weight"] *= 20
+    out["vqme"]["critic_offset"] = jnp.float32([-np.quantile(pairs(out)["T"], 2 / 3)])
+    for half in ("image_half", "text_half"):
+        out["vaue"][half] = {k: 6 * v for k, v in out["vaue"][half].items()}
+    return out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def alone(model, weights, *rows):
+    return model.apply({"params": weights}, *rows)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def side(model, method, weights, *rows):
+    return model.apply({"params": weights}, *rows, method=method)
+
+
+def pairs(weights):
+    """`[N,Q,...]` of every pair: each has an image and a question of its own; the critic sees their concatenation."""
+    i, q = np.repeat(np.arange(N), Q), np.tile(np.arange(Q), N)
+    rows = (REGIONS[i], REGION_MASK[i], TEXT[q], TEXT[q] != 0)
+    p = jax.tree.map(np.asarray, weights["vqme"])
+    v, s = (
+        np.asarray(side(MATCHER, method, weights["vqme"], *own), np.float64)
+        for method, own in (("encode_image", rows[:2]), ("encode_text", rows[2:]))
+    )
+    kernel = np.concatenate([p["image_side"]["kernel"], p["text_side"]["kernel"]])
+    hidden = np.maximum(np.concatenate([v, s], axis=1) @ kernel + p["text_side"]["bias"], 0)
+    critic = hidden @ p["critic_weight"] + p["critic_offset"]
+    match = alone(MATCHER, weights["vqme"], *rows)
+    answer = alone(ANSWERS, weights["vaue"], *rows)
+    logits = np.asarray(answer.logits, np.float64)
+    prob = np.exp(logits - logits.max(1, keepdims=True))
+    prob /= prob.sum(1, keepdims=True)
+    most = prob.max(1)
+    kappa = (C * most - 1) ** 2 / ((C - 1) * (C * (prob**2).sum(1) - 1))
+    cosine = (np.asarray(answer.v) * np.asarray(answer.s)).sum(1)
+    cosine /= np.linalg.norm(answer.v, axis=1) * np.linalg.norm(answer.s, axis=1)
+    found = dict(T=critic, f=1 - kappa * most, answer=prob.argmax(1), cosine=cosine,
+                 contrast=(np.asarray(match["z"]) * np.asarray(match["w"])).sum(1))  # fmt: skip
+    return {k: np.asarray(x).reshape(N, Q) for k, x in found.items()}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return pairs(params())
+
+
+def brute(truth, wanted):
+    """Scores `[N]`, masks `[N,Q]` and the ids to take, image by image."""
+    strength = truth[
+        {"critic": "T", "contrast": "contrast", "similarity": "cosine", "all": "T"}[wanted.match]
+    ]
+    limit = {"critic": np.log(wanted.threshold / (1 - wanted.threshold)), "contrast": wanted.threshold}
+    mask, score = np.zeros((N, Q), bool), np.zeros(N)
+    counts = np.clip((truth["T"] > 0).sum(1), wanted.min_k, wanted.k_max)  # of the same options with the critic
+    often = round(counts.mean())
+    for i in range(N):
+        order = sorted(range(Q), key=lambda q, i=i: (-strength[i, q], q))
+        chosen = [q for q in order if strength[i, q] > limit.get(wanted.match, -np.inf)]
+        chosen = order[: wanted.min_k] if len(chosen) < wanted.min_k else chosen
+        chosen = chosen[:often] if wanted.match == "similarity" else chosen
+        chosen = chosen if wanted.k_max is None else chosen[: wanted.k_max]
+        mask[i, chosen] = True
+        factor = {q: 1.0 if wanted.uncertainty == "one" else truth["f"][i, q] for q in chosen}
+        value = sorted(f * wanted.rates[KINDS[q], truth["answer"][i, q]] for q, f in factor.items())[::-1]
+        value = value[:8] if wanted.agg == "topk_mean" else value
+        score[i] = sum(value) / (max(len(value), 1) if wanted.agg in ("mean", "topk_mean") else 1)
+    rank = sorted(range(N), key=lambda i: (-score[i], IDS[i]))
+    return score, mask, [int(IDS[i]) for i in rank[: wanted.budget]]
+
+
+@functools.cache
+def engine(devices=1, block=64, pairs=128):
+    partition = Partition.create(mesh=dict(data=devices, model=1))
+    return PoolScorer(MATCHER, ANSWERS, partition=partition, block=block, pairs=pairs)
+
+
+def taken(found, ids=IDS, k=BUDGET):
+    """The ids that the strategy takes, given what the engine found."""
+    bank, shares = SimpleNamespace(text=TEXT, kinds=KINDS), SimpleNamespace(rate=lambda mode: RATES)
+    pool = SimpleNamespace(bank=bank, shares=shares, ids=ids)
+    choice = CCRL()(lambda name, asked: {ENGINE: found}[name], pool, None, k, np.random.default_rng(0))
+    return [int(i) for i in ids[choice.rows]]
+
+
+def test_the_set_up_is_a_fair_one(truth):
+    """No pair is so near the threshold that rounding could decide, images differ, and answers are of all kinds."""
+    assert np.abs(truth["T"]).min() > 1e-5 and 0.3 < (truth["T"] > 0).mean() < 0.37
+    assert ((truth["T"] > 0).sum(1) == 0).any() or (truth["T"] > 0).sum(1).std() > 2
+    assert truth["f"].min() < 0.3 and truth["f"].max() > 0.8 and len(np.unique(truth["answer"])) > 3
+    assert truth["f"].std() > 0.1
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("block", [7, 64])
+def test_scores_and_selection_are_those_of_the_double_loop(truth, devices, block):
+    score, mask, ids = brute(truth, request())
+    found = engine(devices, block)(params(), request())
+    np.testing.assert_allclose(found["score"], score, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(found["n_match"], mask.sum(1))
+    assert taken(found) == ids
+    assert engine(devices, block).block == -(-block // devices) * devices
+
+
+def strengths(one, wanted):
+    models = {"match": params()["vqme"], "answer": params()["vaue"]}
+    with one.partition.context():
+        bank = one.programs.bank(models, one._padded(wanted.text))
+    blocks = list(one._blocks(wanted.images))
+    found = [one._strength(models, bank, wanted, one._encoded(models, b))[b["keep"]] for b in blocks]
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize(
+    "match, field", [("critic", "T"), ("contrast", "contrast"), ("similarity", "cosine")]
+)
+def test_strengths_of_all_pairs_are_those_of_pairs_encoded_alone(truth, match, field):
+    wanted = request(match=match)
+    found = strengths(engine(4, 7), wanted)
+    np.testing.assert_allclose(found, truth[field], atol=1e-5)
+    if match == "critic":
+        np.testing.assert_array_equal(scoring.matched(wanted, found), brute(truth, wanted)[1])
+
+
+CASES = [
+    dict(match="contrast", threshold=0.2), dict(match="similarity"), dict(match="all"), dict(threshold=0.8, min_k=3),
+    dict(threshold=0.9, min_k=0), dict(k_max=4), dict(agg="mean"), dict(agg="topk_mean"),
+    dict(agg="sum_capped", k_max=3), dict(uncertainty="one"), dict(rates=np.ones((3, C))),
+    dict(match="similarity", k_max=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items() if k != "rates") or "even"
+)
+def test_every_option_is_that_of_the_double_loop(truth, case):
+    wanted = request(**case)
+    score, mask, ids = brute(truth, wanted)
+    found = engine()(params(), wanted)
+    np.testing.assert_allclose(found["score"], score, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(found["n_match"], mask.sum(1))
+    assert taken(found) == ids
+
+
+@pytest.mark.parametrize("budget", [1, BUDGET, N])
+def test_pruning_selects_the_same(truth, budget):
+    wanted = request(budget=budget, prune="exact", rates=RATES**0.2)
+    one = engine(2, 7)
+    pruned, full = one(params(), wanted), one(params(), replace(wanted, prune=None))
+    assert taken(pruned, k=budget) == taken(full, k=budget)
+    np.testing.assert_array_equal(pruned["n_match"], full["n_match"])
+    scored = ~np.isnan(pruned["score"])
+    np.testing.assert_allclose(pruned["score"][scored], full["score"][scored], rtol=1e-6)
+    assert scored.sum() < N if budget == 1 else scored.sum() >= budget
+    assert (pruned["top_pattern"][~scored] == -1).all()
+
+
+@pytest.mark.parametrize("prune", [None, "exact"])
+def test_equal_scores_are_taken_by_id(prune):
+    """The same five images again and again, so that the last place is a tie."""
+    ids = np.random.default_rng(2).permutation(N)
+    images = Images(np.tile(np.arange(5), N // 5), ids=ids)
+    wanted = request(images=images, prune=prune, uncertainty="one", rates=np.ones((3, C)), budget=15)
+    found = engine(1, 7)(params(), wanted)
+    copies = [ids[np.arange(N) % 5 == i] for i in np.argsort(-found["score"][:5], kind="stable")]
+    assert taken(found, ids, k=15) == [*np.sort(copies[0]).tolist(), *np.sort(copies[1])[:3].tolist()]
+
+
+def test_contributors_are_the_most_valuable_pairs(truth):
+    _, mask, _ = brute(truth, request())
+    found = engine()(params(), request())
+    value = np.where(mask, truth["f"] * RATES[KINDS[None], truth["answer"]], -1)
+    for i in range(N):
+        n = min(5, mask[i].sum())
+        order = np.argsort(-value[i], kind="stable")[:n]
+        assert found["top_pattern"][i, :n].tolist() == order.tolist()
+        np.testing.assert_allclose(found["top_uncertainty"][i, :n], truth["f"][i, order], atol=2e-6)
+        np.testing.assert_allclose(
+            found["top_match"][i, :n], 1 / (1 + np.exp(-truth["T"][i, order])), atol=1e-5
+        )
+        assert found["top_answer"][i, :n].tolist() == truth["answer"][i, order].tolist()
+
+
+def test_each_program_is_traced_once_whatever_comes_later():
+    one = PoolScorer(
+        MATCHER, ANSWERS, partition=Partition.create(mesh=dict(data=1, model=1)), block=7, pairs=64
+    )
+    one(params(), request())
+    other = jax.tree.map(lambda x: 1.5 * x, params())
+    one(other, request(text=TEXT[:11], kinds=KINDS[:11], images=Images(range(23)), prune="exact", budget=2))
+    one(other, request(agg="mean", threshold=0.7, k_max=5))
+    assert one.traces == {"image": 1, "bank": 1, "matches": 1, "pairs": 1}
+
+
+# ---- shards that are kept ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Files of two blocks of seven images; the list of blocks that were scored."""
+    monkeypatch.setattr(scoring, "SHARD", 2)
+    done, plain = [], PoolScorer._block
+
+    def block(self, models, bank, asked, rows):
+        done.append(rows["start"])
+        return plain(self, models, bank, asked, rows)
+
+    monkeypatch.setattr(PoolScorer, "_block", block)
+    return done
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_shard_that_exists_is_not_computed_again(tmp_path, small_shards):
+    want = engine(1, 7)(params(), request())
+    same(engine(1, 7)(params(), request(images=Images(cache=tmp_path))), want)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 5
+    small_shards.clear()
+    same(engine(1, 7)(params(), request(images=Images(cache=tmp_path))), want)
+    assert small_shards == []
+    files[2].unlink()
+    same(engine(1, 7)(params(), request(images=Images(cache=tmp_path))), want)
+    assert small_shards == [28, 35]
+
+
+@pytest.mark.parametrize("prune", [None, "exact"])
+def test_killed_between_shards_and_begun_again_the_results_are_equal(tmp_path, small_shards, prune):
+    wanted = request(prune=prune)
+    want = engine(1, 7)(params(), wanted)
+    with pytest.raises(OSError, match="the disk is gone"):
+        engine(1, 7)(params(), replace(wanted, images=Images(cache=tmp_path, upto=30)))
+    assert len(list(tmp_path.iterdir())) == 2
+    small_shards.clear()
+    same(engine(1, 7)(params(), replace(wanted, images=Images(cache=tmp_path))), want)
+    assert (
+        not {0, 7, 14, 21} & set(small_shards) or prune
+    )  # pruned, what is kept of the first pass are counts
+    small_shards.clear()
+    same(engine(1, 7)(params(), replace(wanted, images=Images(cache=tmp_path))), want)
+    assert small_shards == []
+
+
+def test_kept_shards_are_of_their_models_and_their_request_only(tmp_path, small_shards):
+    engine(1, 7)(params(), request(images=Images(cache=tmp_path)))
+    moved = {**params(), "vaue": jax.tree.map(lambda x: x * 0.5, params()["vaue"])}
+    for weights, case in ((moved, {}), (params(), dict(threshold=0.7)), (params(), dict(rates=RATES / 2))):
+        small_shards.clear()
+        found = engine(1, 7)(weights, request(images=Images(cache=tmp_path), **case))
+        assert len(small_shards) == 9
+        same(found, engine(1, 7)(weights, request(**case)))
+
+
+# ---- limits -----------------------------------------------------------------------------------------------
+
+
+def test_the_critics_hidden_layer_is_never_an_array_of_all_pairs():
+    """Temporary memory of the program below 5 % of `[B,Q,W]`."""
+    model = VQME(**{**SIZES, "critic_width": 512})
+    one = PoolScorer(model, None, partition=Partition.create(mesh=dict(data=1, model=1)))
+    rows = (REGIONS[:1], REGION_MASK[:1], TEXT[:1], TEXT[:1] != 0)
+    weights = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *rows))["params"]
+    b, q = (jax.ShapeDtypeStruct((n, 512), jnp.float32) for n in (256, 128))
+    with one.partition.context():
+        models = {"match": weights, "answer": None}
+        lowered = one.programs.matches.lower(models, {"critic": b}, {"critic": q}, how="critic")
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 0.05 * 256 * 128 * 512 * 4
+
+
+def test_a_missing_model_is_named_and_none_is_needed_to_count_all():
+    weights = params()
+    with pytest.raises(ValueError, match="match='critic' needs the stage 'vqme'"):
+        engine()({"vaue": weights["vaue"]}, request())
+    with pytest.raises(ValueError, match="need the stage 'vaue'"):
+        engine()({"vqme": weights["vqme"]}, request())
+    even = dict(uncertainty="one", rates=np.ones((3, C)))
+    with pytest.raises(ValueError, match="need the stage 'vaue'"):
+        engine()({"vqme": weights["vqme"]}, request(match="similarity", **even))
+    found = engine()({"vqme": weights["vqme"]}, request(**even))
+    np.testing.assert_array_equal(found["score"], found["n_match"])
+
+
+@pytest.mark.parametrize("stage, leaf", [("vqme", "critic_offset"), ("vaue", "text_half")])
+def test_a_model_that_diverged_is_an_error_and_not_a_score(stage, leaf):
+    broken = {**params(), stage: {**params()[stage]}}
+    broken[stage][leaf] = jax.tree.map(lambda x: x * np.nan, broken[stage][leaf])
+    with pytest.raises(ValueError, match=f"stage '{stage}' gives NaN"):
+        engine()(broken, request())
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(ValueError, match="no images to score"):
+        engine()(params(), request(images=Images([])))

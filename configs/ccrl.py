@@ -36,7 +36,7 @@ def stage(**values: object) -> dict:
 
 def stages() -> dict:
     """The scored model, and what samplers train beside it (specification, sections 4 to 8)."""
-    plateau = dict(share=0.1, delta=0.002, patience=3, least=5)
+    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1)
     plain = dict(ADAM, schedule=dict(name="constant", lr=5e-4), betas=(0.9, 0.999), eps=1e-8)
     rise = dict(ADAM, schedule=dict(name="linear", lr=1e-4, min_lr=1e-4, warmup=0.05), clip=5.0)
     vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
@@ -100,9 +100,9 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
     models = {f"stages.{name}.model.{k}": v for names, values in (
         ((*MCANS, *VQMES, "vaue"), sizes), (MCANS, mcan), (VQMES, {"critic_width": width}),
     ) for name in names for k, v in values.items()}
-    cosine = dict(name="cosine", lr=2e-3, min_lr=1e-4, warmup=0.1)
-    quick = {"optim.schedule": cosine, "min_steps": steps, "batch_size": 64}
-    short = {"epochs": 12, "optim.schedule.lr": 1e-3, "optim.schedule.min_lr": 1e-3, "batch_size": 128}
+    quick = {"optim.schedule": dict(name="cosine", lr=2e-3, min_lr=1e-4, warmup=0.1), "min_steps": steps}
+    short = {"min_steps": 2 * steps, "optim.schedule.lr": 1e-3, "optim.schedule.min_lr": 1e-3, "batch_size": 128,
+             "plateau.every": steps // 8 or 1}
     return {
         "active.pool": dict(world, split="train", images=images),
         "active.val": dict(world, split="val", images=held, unlearnable=0.0),

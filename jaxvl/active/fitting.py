@@ -45,8 +45,9 @@ class Plateau:
     Attributes:
       share: part of the images that is held out.
       delta: a rise below this is none.
-      patience: epochs without a rise before the end.
-      least: epochs that are trained in any case.
+      patience: scores without a rise before the end.
+      least: scores that are taken in any case.
+      every: updates between two scores, if an epoch has fewer; else each epoch is scored.
       score: `(predict, held-out source, rng) -> scores`; `key` of them must rise.
     """
 
@@ -56,6 +57,7 @@ class Plateau:
     delta: float = 0.002
     patience: int = 3
     least: int = 5
+    every: int = 1
 
 
 @dataclass
@@ -196,7 +198,7 @@ class Fitter:
                     state,
                     Loader(source, batch_size=stage.batch(source), seed=seed, **stage.loader),
                     steps=steps, log=log, progress=progress, checkpoints=checkpoints, meta={"stage": stage.name},
-                    evaluation=None if watch is None else Evaluation(watch.run, every=each, stop=watch.stop),
+                    evaluation=None if watch is None else Evaluation(watch.run, every=watch.every, stop=watch.stop),
                     scalars=lambda n: {"learning_rate": float(rates(n - 1))}, sigterm=self.sigterm,
                 )  # fmt: skip
             best = None if watch is None else watch.finish(state, steps)
@@ -242,7 +244,8 @@ class Watch:
     """Scores a fit on held-out rows each epoch, remembers the best, and says when to end."""
 
     def __init__(self, stage: Stage, plateau: Plateau, held: Source, every: int, seed: int):
-        self.stage, self.plateau, self.held, self.every, self.seed = stage, plateau, held, every, seed
+        self.stage, self.plateau, self.held, self.seed = stage, plateau, held, seed
+        self.every = max(every, plateau.every)
         self.best: Best | None = None
         self.base, self.since, self.epochs = -math.inf, 0, 0
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active import balance, evaluation, people
+from jaxvl.active import balance, evaluation, matching, people
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
 from jaxvl.active.folder import (
     ABOUT,
@@ -34,10 +34,13 @@ from jaxvl.active.folder import (
 )
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.seeds import generator, seed_of
-from jaxvl.active.strategies.base import Selection, Strategy
+from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows
+from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import TASK, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
 from jaxvl.types import PyTree, Rows, Source
+
+COUNT = 0.95  # rank correlation of score and match count above which a score is reported to be a count
 
 
 class Outcome(NamedTuple):
@@ -170,7 +173,13 @@ class Run:
             data = {} if shared else self._dependent()
             models[stage] = self._fit(stage, source, round, data=data)
             kept = "kept" if models[stage]["hit"] else f"{models[stage]['result']['seconds']:.1f} s"
+            held = models[stage]["result"].get("held_out", {})
+            if "balanced_accuracy" in held:
+                kept += f", balanced accuracy {held['balanced_accuracy']:.2f} on held-out images"
             self._tell(round, f"{stage}: {kept}")
+            doubt = matching.warning(held["match_rate"]) if "match_rate" in held else None
+            if doubt is not None:
+                self._tell(round, f"{stage}: {doubt}")
         return {"models": models}
 
     def _scored(self, round: int) -> dict[str, Any]:
@@ -185,11 +194,14 @@ class Run:
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
         write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
-        return {
-            "files": (SCORES,),
-            "strategy_seconds": round_time(time.monotonic() - started),
-            "wanted": wanted,
-        }
+        summary = score_summary(found)
+        if summary.get("spearman_n_match", 0.0) > COUNT:
+            self._tell(
+                round,
+                f"the score is nearly a count of matches (rank correlation {summary['spearman_n_match']:.2f})",
+            )
+        seconds = round_time(time.monotonic() - started)
+        return {"files": (SCORES,), "strategy_seconds": seconds, "wanted": wanted, "score": summary}
 
     def _selected(self, round: int) -> dict[str, Any]:
         path = self.folder.folder(round)
@@ -409,61 +421,6 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
         write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
         write_json(folder / ABOUT, about)
     return RunFolder(folder)
-
-
-def check_selection(found: Selection, pool: Candidates, budget: int, method: str) -> None:
-    """Raise ValueError unless a strategy did what it must: `budget` distinct rows of the pool."""
-    rows = np.asarray(found.rows)
-    inside = rows.size == 0 or (rows.min() >= 0 and rows.max() < len(pool))
-    if len(rows) != budget or len(np.unique(rows)) != budget or not inside:
-        raise ValueError(
-            f"strategy {method!r} returned {len(np.unique(rows))} distinct rows of {len(rows)}, "
-            f"{budget} of a pool of {len(pool)} were asked for"
-        )
-
-
-def selection_rows(
-    scores: Mapping[str, np.ndarray], wanted: int, bank: Bank, answers: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The lines of `selection.jsonl`: rank, image, score, notes, and the patterns that contributed most."""
-    rows = []
-    for rank, row in enumerate(scores["rows"].tolist(), start=1):
-        line: dict[str, Any] = {"rank": rank, "image_id": int(scores["ids"][row])}
-        line["score"] = float(scores["score"][row]) if len(scores["score"]) else None
-        for name in scores:
-            note = scores[name][row] if name.startswith("note/") else None
-            if note is not None and np.ndim(note) == 0 and not name.startswith("note/top_"):
-                line[name[len("note/") :]] = note.item()
-        if "note/top_pattern" in scores:
-            line["contributors"] = contributors(scores, row, bank, answers)
-        if rank > wanted:
-            line["reserve"] = True
-        rows.append(line)
-    return rows
-
-
-def contributors(
-    scores: Mapping[str, np.ndarray], row: int, bank: Bank, answers: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The patterns that gave an image most of its score."""
-    out = []
-    for slot, position in enumerate(scores["note/top_pattern"][row].tolist()):
-        if position < 0:
-            break
-        pattern = bank.patterns[position]
-        found = {
-            k: float(scores[f"note/top_{k}"][row][slot]) for k in ("match", "uncertainty", "p_max", "rate")
-        }
-        answer = answers[int(scores["note/top_answer"][row][slot])]
-        head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
-        out.append({**head, **found, "answer": answer})
-    return out
-
-
-def save_npz(path: Path, **arrays: Any) -> None:
-    """`numpy.savez` under exactly this name."""
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
 
 
 def round_time(seconds: float) -> float:

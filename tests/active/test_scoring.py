@@ -121,7 +121,9 @@ def brute(truth, wanted):
     ]
     limit = {"critic": np.log(wanted.threshold / (1 - wanted.threshold)), "contrast": wanted.threshold}
     mask, score = np.zeros((N, Q), bool), np.zeros(N)
-    counts = np.clip((truth["T"] > 0).sum(1), wanted.min_k, wanted.k_max)  # of the same options with the critic
+    counts = np.clip(
+        (truth["T"] > 0).sum(1), wanted.min_k, wanted.k_max
+    )  # of the same options with the critic
     often = round(counts.mean())
     for i in range(N):
         order = sorted(range(Q), key=lambda q, i=i: (-strength[i, q], q))

@@ -1,0 +1,87 @@
+"""A choice of images, checked, summed up, and written as the lines of `selection.jsonl`. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvl.active.bank import KINDS, Bank
+from jaxvl.active.report.balance import rank_correlation
+from jaxvl.active.strategies.base import Selection
+
+
+def check_selection(found: Selection, pool: Any, budget: int, method: str) -> None:
+    """Raise ValueError unless a strategy did what it must: `budget` distinct rows of the pool."""
+    rows = np.asarray(found.rows)
+    inside = rows.size == 0 or (rows.min() >= 0 and rows.max() < len(pool))
+    if len(rows) != budget or len(np.unique(rows)) != budget or not inside:
+        raise ValueError(
+            f"strategy {method!r} returned {len(np.unique(rows))} distinct rows of {len(rows)}, "
+            f"{budget} of a pool of {len(pool)} were asked for"
+        )
+
+
+def score_summary(found: Selection) -> dict[str, Any]:
+    """Mean, deviation and quantiles of the scores there are, and their rank correlation with the match counts."""
+    if found.score is None:
+        return {}
+    score = np.asarray(found.score, np.float64)
+    there = np.isfinite(score)
+    if not there.any():
+        return {}
+    some = score[there]
+    out: dict[str, Any] = {"images": int(there.sum()), "mean": float(some.mean()), "sd": float(some.std())}
+    out["quantiles"] = [float(q) for q in np.quantile(some, (0.0, 0.25, 0.5, 0.75, 1.0))]
+    if "n_match" in found.notes:
+        count = np.asarray(found.notes["n_match"])[there]
+        out["n_match"] = [float(q) for q in np.quantile(count, (0.0, 0.5, 1.0))]
+        if len(some) > 1 and some.std() > 0 and count.std() > 0:
+            out["spearman_n_match"] = rank_correlation(some, count)
+    return out
+
+
+def selection_rows(
+    scores: Mapping[str, np.ndarray], wanted: int, bank: Bank, answers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The lines of `selection.jsonl`: rank, image, score, notes, and the patterns that contributed most."""
+    rows = []
+    for rank, row in enumerate(scores["rows"].tolist(), start=1):
+        line: dict[str, Any] = {"rank": rank, "image_id": int(scores["ids"][row])}
+        line["score"] = float(scores["score"][row]) if len(scores["score"]) else None
+        for name in scores:
+            note = scores[name][row] if name.startswith("note/") else None
+            if note is not None and np.ndim(note) == 0 and not name.startswith("note/top_"):
+                line[name[len("note/") :]] = note.item()
+        if "note/top_pattern" in scores:
+            line["contributors"] = contributors(scores, row, bank, answers)
+        if rank > wanted:
+            line["reserve"] = True
+        rows.append(line)
+    return rows
+
+
+def contributors(
+    scores: Mapping[str, np.ndarray], row: int, bank: Bank, answers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The patterns that gave an image most of its score."""
+    out = []
+    for slot, position in enumerate(scores["note/top_pattern"][row].tolist()):
+        if position < 0:
+            break
+        pattern = bank.patterns[position]
+        found = {
+            k: float(scores[f"note/top_{k}"][row][slot]) for k in ("match", "uncertainty", "p_max", "rate")
+        }
+        answer = answers[int(scores["note/top_answer"][row][slot])]
+        head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
+        out.append({**head, **found, "answer": answer})
+    return out
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """`numpy.savez` under exactly this name."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)

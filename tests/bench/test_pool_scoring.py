@@ -1,0 +1,105 @@
+"""The bench of the pool scorer at its smallest sizes: same scores as pair by pair, and what its files hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+import cached_inference
+import pool_scoring
+import selection_times
+
+TINY = ["--size", "tiny", "--rounds", "2", "--subset", "4", "--block", "32", "--pairs", "64"]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    args = pool_scoring.parse(TINY)
+    features = pool_scoring.mapped(tmp_path_factory.mktemp("pool") / "f.npy", pool_scoring.SIZES["tiny"])
+    return args, pool_scoring.Bench(args, features, patterns=12)
+
+
+def test_naive_scores_pair_by_pair_what_the_scorer_scores_in_blocks(bench):
+    args, made = bench
+    found = made.score(40)
+    np.testing.assert_allclose(found["score"][:4], made.naive(4), rtol=1e-4)
+    assert 0.05 < found["n_match"].mean() / 12 < 0.5
+    row = pool_scoring.against_naive(args, made)
+    assert row["score_error"] < 1e-4 and 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+
+
+def test_pruned_selects_what_exact_selects(bench):
+    from jaxvl.active.strategies.base import top
+
+    exact, pruned = (bench[1].score(300, mode)["score"] for mode in ("exact", "pruned"))
+    ids = np.arange(300)
+    assert top(exact, ids, 6).tolist() == top(np.nan_to_num(pruned, nan=-1), ids, 6).tolist()
+
+
+def test_images_share_the_rows_of_the_mapped_file(bench):
+    pool = bench[1].request(10_000, "exact").images
+    rows = len(pool.features)
+    assert isinstance(pool.features, np.memmap) and rows < 10_000
+    np.testing.assert_array_equal(pool[3]["regions"], pool[3 + rows]["regions"])
+    assert pool.subset(np.array([5, 2])).ids.tolist() == [5, 2]
+
+
+def test_a_case_in_a_process_of_its_own_and_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_inference, "use_processors", lambda threads: None)  # other tests want theirs
+    out = tmp_path / "pool.json"
+    flags = ["--images", "100", "--patterns", "12", "--mode", "pruned", "--threads", "1"]
+    pool_scoring.main([*TINY, "--rounds", "0", *flags, "--out", str(out)])
+    found = json.loads(out.read_text())
+    (row,) = found["rows"]
+    assert found["schema"] == "jaxvl.pool_scoring/1" and (row["images"], row["mode"]) == (100, "pruned")
+    assert row["peak_gib"] > row["mapped_gib"] > 0 and row["images_per_second"] > 0
+    assert row["programs"] == {"image": 1, "bank": 1, "matches": 1, "pairs": 1}
+
+
+def test_selections_are_timed_with_the_models_of_the_real_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_inference, "use_processors", lambda threads: None)
+    out = tmp_path / "times.json"
+    flags = [
+        "--scale",
+        "tiny",
+        "--steps",
+        "2",
+        "--repetitions",
+        "3",
+        "--method",
+        "random",
+        "--method",
+        "ccrl",
+    ]
+    pool_scoring.main(["--strategies", *flags, "--out", str(out)])
+    found = json.loads(out.read_text())
+    random, ccrl = found["rows"]
+    assert found["schema"] == selection_times.SCHEMA and (random["strategy"], ccrl["strategy"]) == (
+        "random",
+        "ccrl",
+    )
+    assert random["fit_seconds"] == 0 and set(ccrl["fits"]) == {"vqme", "vaue"}
+    for row in (random, ccrl):
+        assert len(row["seconds"]) == 3 and row["min"] <= row["median"] <= row["max"]
+        assert row["selected_per_second"] * row["mean"] == pytest.approx(found["selected"])
+    assert ccrl["mean"] > random["mean"]
+
+
+def test_every_strategy_is_timed_unless_some_are_named():
+    from jaxvl.active.strategies import STRATEGIES
+
+    assert selection_times.chosen(None) == list(STRATEGIES)
+    assert set(STRATEGIES) <= set(selection_times.configured("tiny", 2).active.strategies)
+
+
+@pytest.mark.parametrize("text", ["0", "10,-1"])
+def test_sizes_are_positive(text, capsys):
+    with pytest.raises(SystemExit):
+        pool_scoring.parse(["--images", text])
+    assert "expected positive numbers" in capsys.readouterr().err

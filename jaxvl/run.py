@@ -38,7 +38,14 @@ FREE = (
     "sharding",
     "report",
 )  # may differ between two runs of a workdir
-FREE_KEYS = ("active.repeats", "active.stop", "active.cost", "active.oracle.suggest", "active.scoring")
+FREE_KEYS = (
+    "active.repeats",
+    "active.only",
+    "active.stop",
+    "active.cost",
+    "active.oracle.suggest",
+    "active.scoring",
+)
 RESULT = "result.json"
 
 

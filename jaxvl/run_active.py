@@ -49,9 +49,9 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
 
 
 def wanted_repeats(config: ConfigDict) -> list[int]:
-    """The repeats to run: `active.repeats` is their number, or, for one job of an array, a tuple of them."""
-    repeats = config.active.repeats
-    return list(range(repeats)) if isinstance(repeats, int) else [int(r) for r in repeats]
+    """The repeats to run: `active.repeats` is their number, `active.only` names some of them (a job of an array)."""
+    only = config.active.only
+    return list(range(config.active.repeats)) if only is None else [int(r) for r in only]
 
 
 def summary(runs: Sequence[RunFolder]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def argv(spec: ActiveTable, plan: Plan, methods: Sequence[str]) -> list[str]:
     """The command that runs these methods."""
     choice = spec.data[plan.data]
     arg = ",".join([*methods, f"scale={plan.scale}", *([choice.arg] if choice.arg else [])])
-    more = {**spec.overrides, "active.repeats": plan.repeats}
+    more = {**spec.overrides, "active.only": plan.repeats}
     flags = [
         f"--config.{key}={value!r}" if not isinstance(value, str) else f"--config.{key}={value}"
         for key, value in more.items()
@@ -202,3 +203,81 @@ def cells_csv(spec: ActiveTable, runs: Sequence[RunFolder]) -> str:
             for repeat, value in points(spec, runs, row.method, column).items():
                 writer.writerow((spec.name, row.label, row.method, column, repeat, f"{value:.4f}"))
     return out.getvalue()
+
+
+TIMES, TIMES_SCHEMA = "selection_times.json", "jaxvl.selection_times/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TimesTable:
+    """Seconds of one selection: its cells are the rows of the file that `bench/pool_scoring.py --strategies` writes.
+
+    Attributes:
+      rows: methods with the seconds and the selected items a second that the paper prints.
+    """
+
+    name: str
+    title: str
+    source: str
+    rows: tuple[ActiveRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+def fill_times(spec: TimesTable, workdir: Path) -> Path:
+    """Write the report from the bench's file in the workdir, with "-" where there is none; its path."""
+    source = workdir / TIMES
+    found = read_times(source) if source.exists() else None
+    timed = {} if found is None else {row["strategy"]: row for row in found["rows"]}
+    body = []
+    for row in spec.rows:
+        one = timed.get(row.method)
+        ours = ["-"] * 6
+        if one is not None:
+            ours = [f"{one[k]:.3f}" for k in ("mean", "median", "min", "max")]
+            ours += [f"{one['selected_per_second']:.1f}", f"{one['fit_seconds']:.1f}"]
+        body.append([row.label, *ours, *("-" if x is None else f"{x:.2f}" for x in row.paper)])
+    head = (
+        "",
+        "mean s",
+        "median s",
+        "min s",
+        "max s",
+        "selected/s",
+        "fit s",
+        "paper: s",
+        "paper: selected/s",
+    )
+    how = f"no {source}: write it with `python bench/pool_scoring.py --strategies --out {source}`"
+    if found is not None:
+        how = (
+            f"ours: {found['selected']} of {found['pool']} images, scale `{found['scale']}`, {found['repetitions']} "
+            f"repetitions after {found['warmup']} warm-up; {found.get('device', 'unknown device')}, commit "
+            f"{found.get('commit', 'unknown')}"
+        )
+    parts = [
+        show(f"{spec.name}: {spec.title}", head, body), f"Paper: {spec.source}. {NEVER}",
+        bullets("Notes", [how, *spec.notes]),
+    ]  # fmt: skip
+    path = workdir / f"{spec.name.replace('/', '_')}.md"
+    write_text(path, "\n".join(p.rstrip("\n") + "\n" for p in parts))
+    print(f"{how}\nreport: {path}")
+    return path
+
+
+def read_times(path: Path) -> dict[str, Any]:
+    """The bench's file.
+
+    Raises:
+      ConfigError: it is not such a file; names it.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run the bench again"
+        ) from error
+    if not isinstance(found, dict) or found.get("schema") != TIMES_SCHEMA:
+        raise ConfigError(
+            f"{path}: no file of selection times; write it with bench/pool_scoring.py --strategies"
+        )
+    return found

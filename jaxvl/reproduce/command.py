@@ -11,7 +11,7 @@ from typing import Any
 from jaxvl.config import ConfigError, unknown
 from jaxvl.display import table as show
 from jaxvl.reproduce import active, bridge_tower, ccrl
-from jaxvl.reproduce.active import ActiveTable, Plan
+from jaxvl.reproduce.active import ActiveTable, Plan, TimesTable, fill_times
 from jaxvl.reproduce.jobs import Cell, cells, in_order, row_config
 from jaxvl.reproduce.report import NEVER, bullets, collect, markdown, scored_on, write_csv, write_text
 from jaxvl.reproduce.runner import Execute, execute, run_jobs
@@ -19,7 +19,7 @@ from jaxvl.reproduce.speed import FILE, SPEED_COLUMNS, SpeedTable, read_speed, s
 from jaxvl.reproduce.store import Store
 from jaxvl.reproduce.tables import Table, select
 
-Spec = Table | SpeedTable | ActiveTable
+Spec = Table | SpeedTable | ActiveTable | TimesTable
 TABLES: dict[str, Spec] = {t.name: t for t in (*bridge_tower.ALL, *ccrl.ALL)}
 
 
@@ -79,6 +79,8 @@ def list_tables(root: Path) -> None:
         if isinstance(t, Table):
             size = f"{len(t.columns)} x {len(t.rows)}"
             data = ", ".join(name for name, choice in t.data.items() if (root / choice.config).exists())
+        elif isinstance(t, TimesTable):
+            size = "timed by bench/pool_scoring.py"
         elif isinstance(t, ActiveTable):
             size, data = f"{len(t.shares)} x {len(t.rows)}", ", ".join(t.data)
         rows.append([t.name, t.title, size, data, t.source])
@@ -103,6 +105,8 @@ def reproduce(
     """
     if isinstance(spec, SpeedTable):
         return report_speed(spec, options.workdir)
+    if isinstance(spec, TimesTable):
+        return fill_times(spec, options.workdir.expanduser().absolute())
     if isinstance(spec, ActiveTable):
         plan = Plan(
             options.workdir.expanduser().absolute(),

@@ -19,9 +19,10 @@ from jaxvl.active.rounds import Run
 
 pytestmark = pytest.mark.slow
 SMALLEST = (
-    "active.pool.images=40", "active.val.images=6", "stages.task.model.dropout=0.0", "stages.vqme.model.dropout=0.0",
-    "stages.vaue.model.dropout=0.0", "stages.task.model.depth=1", "stages.task.batch_size=16", "stages.vaue.batch_size=16",
-    "stages.vqme.batch_size=16", "stages.vqme.epochs=2", "active.scoring.block=16", "active.scoring.pairs=64",
+    "active.pool.images=40", "active.val.images=6", "active.scoring.block=16", "active.scoring.pairs=64",
+    "stages.task.model.dropout=0.0", "stages.vqme.model.dropout=0.0", "stages.vaue.model.dropout=0.0",
+    "stages.task.model.depth=1", "stages.task.batch_size=16", "stages.vaue.batch_size=16",
+    "stages.vqme.batch_size=16", "stages.vqme.epochs=2",
 )  # fmt: skip
 
 
@@ -130,13 +131,12 @@ def test_people_export_import_commit(tmp_path):
 
 
 def test_eval_scores_a_result_file(tmp_path):
-    rows = [
-        dict(question_id=i, answers=[dict(answer="red")] * 10, answer_type="other", question_type="what color") for i in (1, 2)
-    ]  # fmt: skip
-    (tmp_path / "ann.json").write_text(json.dumps({"annotations": rows}))
-    (tmp_path / "pred.json").write_text(
-        json.dumps([dict(question_id=1, answer="red"), dict(question_id=2, answer="blue")])
+    what = dict(answers=[dict(answer="red")] * 10, answer_type="other", question_type="what color")
+    (tmp_path / "ann.json").write_text(
+        json.dumps({"annotations": [dict(question_id=i, **what) for i in (1, 2)]})
     )
+    given = [dict(question_id=1, answer="red"), dict(question_id=2, answer="blue")]
+    (tmp_path / "pred.json").write_text(json.dumps(given))
     found = al("eval", "--pred", tmp_path / "pred.json", "--ann", tmp_path / "ann.json")
     assert found.code == 0 and "50.00" in found.out
     (tmp_path / "pred.json").write_text(json.dumps([dict(question_id=1, answer="red")]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 
 import pytest
 from active_world import world
@@ -12,7 +13,7 @@ from tiny_run import ROOT, config_file
 from jaxvl.active import loop
 from jaxvl.config import ConfigError, override
 from jaxvl.reproduce import active, ccrl
-from jaxvl.reproduce.active import ActiveRow, ActiveTable, Plan, fill
+from jaxvl.reproduce.active import ActiveRow, ActiveTable, Plan, fill, fill_times
 from jaxvl.reproduce.tables import Claim, Data
 
 SPEC = ActiveTable(
@@ -41,7 +42,7 @@ def test_the_command_names_methods_scale_repeats_and_what_the_table_overrides(tm
     spec = dataclasses.replace(SPEC, overrides={"active.budget": 0.4})
     command = active.argv(spec, plan(tmp_path), ["entropy", "random"])
     assert command[2].endswith("configs/ccrl.py:entropy,random,scale=tiny")
-    assert command[-2:] == ["--config.active.budget=0.4", "--config.active.repeats=(0, 1)"]
+    assert command[-2:] == ["--config.active.budget=0.4", "--config.active.only=(0, 1)"]
 
 
 def test_cells_are_means_over_repeats_at_the_labelled_share(finished):
@@ -71,7 +72,26 @@ def test_a_command_that_fails_is_reported_and_what_is_there_stays(finished):
         fill(SPEC, dataclasses.replace(plan(finished), data="moon"), report_only=True)
 
 
-@pytest.mark.parametrize("spec", ccrl.ALL, ids=lambda spec: spec.name)
+def test_times_are_read_from_the_benchs_file_and_missing_ones_are_dashes(tmp_path):
+    assert "| CCRL | - |" in fill_times(ccrl.TABLE_2, tmp_path).read_text()
+    row = dict(
+        strategy="ccrl", mean=1.5, median=1.4, min=1.0, max=2.0, selected_per_second=20.0, fit_seconds=3.0
+    )
+    content = dict(
+        schema="jaxvl.selection_times/1", pool=1500, selected=30, scale="small", repetitions=10, warmup=1
+    )
+    (tmp_path / "selection_times.json").write_text(json.dumps({**content, "rows": [row]}))
+    text = fill_times(ccrl.TABLE_2, tmp_path).read_text()
+    assert "| CCRL | 1.500 | 1.400 | 1.000 | 2.000 | 20.0 | 3.0 | 70.79 | 33.90 |" in text
+    (tmp_path / "selection_times.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no file of selection times"):
+        fill_times(ccrl.TABLE_2, tmp_path)
+
+
+TRAINED = [spec for spec in ccrl.ALL if isinstance(spec, ActiveTable)]
+
+
+@pytest.mark.parametrize("spec", TRAINED, ids=lambda spec: spec.name)
 def test_the_papers_tables_fit_their_config(spec):
     for choice in spec.data.values():
         module = config_file(ROOT / choice.config)

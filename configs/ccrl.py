@@ -42,7 +42,8 @@ def stages() -> dict:
     vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
                 batch_size=256, epochs=40, plateau=plateau)
     match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all")
-    vae = dict(optim=plain, batch_size=250, epochs=20)
+    vae, thirty = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=tuple(i / 30 for i in range(1, 30)))
+    falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **thirty), dict(lr=1e-2))]
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
         vqme=stage(**vqme, task=match),
@@ -51,10 +52,10 @@ def stages() -> dict:
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
         ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
-        sraal=stage(**vae, model=dict(name="sraal"), task=dict(name="state_discrepancy")),
+        sraal=stage(**vae | dict(optim=falls[0], model=dict(name="sraal")), task=dict(name="state_discrepancy")),
         vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(VAE)),
         tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(VAE, kl_over="mean", critic_every=1)),
-        vabal=stage(**vae, model=dict(name="vabal", groups=100), task=dict(name="bayes_vae")),
+        vabal=stage(**vae | dict(optim=falls[1]), model=dict(name="vabal", groups=100), task=dict(name="bayes_vae")),
     )
 
 
@@ -116,12 +117,11 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
 
 
 SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.2, 400), "paper": {}}
-OPTIONS = "active.strategies.ccrl"
 ABLATIONS = {
-    **C.choices(f"{OPTIONS}.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
-    **C.choices(f"{OPTIONS}.agg", ("mean", "topk_mean")), **C.choices("stages.vqme.task.cl_form", ("printed",)),
+    **C.choices("active.strategies.ccrl.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
+    **C.choices("active.strategies.ccrl.agg", ("mean", "topk_mean")),
     **C.choices("stages.vqme.model.critic", ("separable", "concat2")),
-    **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
+    **C.choices("stages.vqme.task.cl_form", ("printed",)), **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
 }
 
 

@@ -129,17 +129,17 @@ def stage(
     plateau = None
     if section.plateau is not None:
         plateau = Plateau(score=matching.held_out_scores, key="balanced_accuracy", **plain(section.plateau))
-    vectors = words.vectors if config.active.words.glove is not None else None
+    given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,
         trainer=Trainer(task, tx, partition=partition, seed=config.seed, eval_batch_size=section.batch_size),
-        section={
-            **plain(section), "precision": plain(config.precision), "words": digest(words.vocab), "answers":
-            digest(answers),
-        },
+        section=dict(
+            plain(section), precision=plain(config.precision), words=digest(words.vocab), answers=digest(answers)
+        ),
         schedule=plain(section.optim.schedule),
         batch_size=section.batch_size, epochs=section.epochs, min_steps=section.min_steps, most_steps=most,
-        plateau=plateau, vectors=vectors, loader={k: v for k, v in plain(config.loader).items() if k != "workers"},
+        plateau=plateau, vectors=words.vectors if given_words else None,
+        loader={k: v for k, v in plain(config.loader).items() if k != "workers"},
     )  # fmt: skip
 
 

@@ -333,6 +333,22 @@ def constant(*, steps: int, steps_per_epoch: int, lr: float) -> Schedule:
     return lambda count: jnp.full(jnp.shape(count), lr, jnp.float32)
 
 
+def stairs(
+    *, steps: int, steps_per_epoch: int, lr: float, factor: float = 0.1, at: Sequence[float] = (0.8,)
+) -> Schedule:
+    """`lr`, times `factor` from each of the shares `at` of all updates on; the defaults are VaB-AL's."""
+    _check_steps(steps, steps_per_epoch)
+    if not factor > 0 or not all(0 < share < 1 for share in at):
+        raise ValueError(f"schedule: factor={factor} must be positive and at={tuple(at)} shares in (0,1)")
+    edges = jnp.asarray(sorted(math.ceil(share * steps - 1e-9) for share in at), jnp.int32)
+
+    def rate(count: Any) -> Array:
+        falls = (jnp.asarray(count)[..., None] >= edges).sum(-1)
+        return lr * jnp.power(jnp.float32(factor), falls)
+
+    return rate
+
+
 def mcan(*, steps: int, steps_per_epoch: int, examples: int, batch_size: int, lr: float = 1e-4) -> Schedule:
     """MCAN's schedule (`MILVLG/openvqa`): see `mcan_rate`; it counts examples, not epochs, and knows no end."""
     _check_steps(steps, steps_per_epoch)
@@ -344,6 +360,7 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "linear": linear,
     "constant": constant,
+    "stairs": stairs,
     "mcan": mcan,
 }
 

@@ -245,9 +245,14 @@ def test_cosine_and_constant():
     assert make_schedule(name="constant", lr=0.3, steps=1, steps_per_epoch=1)(7) == np.float32(0.3)
 
 
+def test_stairs_fall_at_shares_of_all_updates():
+    rate = make_schedule(name="stairs", lr=1.0, steps=10, steps_per_epoch=5, factor=0.5, at=(0.5, 0.8))
+    np.testing.assert_allclose([float(rate(n)) for n in range(10)], [1] * 5 + [0.5] * 3 + [0.25] * 2)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_is_positive_and_traceable(name):
-    rate = make_schedule(name=name, lr=1e-3, steps=50, steps_per_epoch=10)
+    rate = make_schedule(name=name, lr=1e-3, steps=50, steps_per_epoch=10, examples=640, batch_size=64)
     rates = np.array(jax.jit(jax.vmap(rate))(jnp.arange(1, 50)))
     assert rates.shape == (49,) and np.all(rates > 0) and np.all(rates <= 1e-3 * (1 + 1e-6))
 
@@ -269,11 +274,6 @@ def test_wrong_schedules_are_named(kwargs, message):
         make_schedule(**kwargs)
 
 
-if __name__ == "__main__" and "--record" in sys.argv:
-    RECORDED.parent.mkdir(exist_ok=True)
-    np.savez_compressed(RECORDED, **run_torch())
-
-
 def test_a_table_of_rates_equals_the_schedule_it_was_filled_with():
     params = {"w": jnp.arange(4.0)}
     schedule = make_schedule(name="cosine", steps=7, steps_per_epoch=7, lr=0.1, warmup=2)
@@ -293,3 +293,8 @@ def test_a_table_that_is_too_short_or_absent_is_refused(tx, message):
     state = make_optimizer(schedule=tx).init({"w": jnp.zeros(2)})
     with pytest.raises(ValueError, match=message):
         set_rates(state, lambda n: 0.1 + 0 * n, steps=6)
+
+
+if __name__ == "__main__" and "--record" in sys.argv:
+    RECORDED.parent.mkdir(exist_ok=True)
+    np.savez_compressed(RECORDED, **run_torch())

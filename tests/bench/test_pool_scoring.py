@@ -6,8 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from jaxvl.config import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
@@ -52,6 +55,8 @@ def test_images_share_the_rows_of_the_mapped_file(bench):
 
 def test_a_case_in_a_process_of_its_own_and_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(cached_inference, "use_processors", lambda threads: None)  # other tests want theirs
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     out = tmp_path / "pool.json"
     flags = ["--images", "100", "--patterns", "12", "--mode", "pruned", "--threads", "1"]
     pool_scoring.main([*TINY, "--rounds", "0", *flags, "--out", str(out)])
@@ -64,6 +69,10 @@ def test_a_case_in_a_process_of_its_own_and_the_file(tmp_path, monkeypatch):
 
 def test_selections_are_timed_with_the_models_of_the_real_config(tmp_path, monkeypatch):
     monkeypatch.setattr(cached_inference, "use_processors", lambda threads: None)
+    config = override(
+        selection_times.configured("tiny", 2), {"sharding.mesh.data": 1}
+    )  # eight compile slowly
+    monkeypatch.setattr(selection_times, "configured", lambda scale, steps: config)
     out = tmp_path / "times.json"
     flags = [
         "--scale",

@@ -15,9 +15,8 @@ from jaxvl import config as C
 
 # fmt: off
 HINT = "docs/howto/region_features.md says which files of VQA v2, features and GloVe are needed and how to convert them"
-METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entropy", "coreset", "badge", "ll", "sraal",
-           "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
-           "count_only")
+METHODS = ("random ccrl least_conf entropy margin bald mc_entropy coreset badge ll sraal mocu cdal vabal vaal tavaal "
+           "ccrl_a ccrl_b ccrl_ab ccrl_mi ccrl_cl match_all count_only").split()
 CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
 DATA = os.environ.get("JAXVL_DATA", "data")
@@ -42,8 +41,8 @@ def stages() -> dict:
     vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
                 batch_size=256, epochs=40, plateau=plateau)
     match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all")
-    vae, thirty = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=tuple(i / 30 for i in range(1, 30)))
-    falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **thirty), dict(lr=1e-2))]
+    vae, often = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=[i / 30 for i in range(1, 30)])
+    falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **often), dict(lr=1e-2))]
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
         vqme=stage(**vqme, task=match),
@@ -121,7 +120,8 @@ ABLATIONS = {
     **C.choices("active.strategies.ccrl.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
     **C.choices("active.strategies.ccrl.agg", ("mean", "topk_mean")),
     **C.choices("stages.vqme.model.critic", ("separable", "concat2")),
-    **C.choices("stages.vqme.task.cl_form", ("printed",)), **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
+    **C.choices("stages.vqme.task.cl_form", ("printed",)),
+    **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
 }
 
 

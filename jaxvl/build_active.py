@@ -38,6 +38,7 @@ from jaxvl.tasks import TASKS
 from jaxvl.train import Sigterm, Trainer
 
 ORACLES = ("simulate", "people")
+PEOPLE_ASK = 20  # questions that people are expected to ask of an image, at most: room in the tables of rates
 
 
 def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Sigterm | None = None) -> World:
@@ -57,28 +58,31 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
     if hasattr(
         provider, "require_world"
-    ):  # features of generated scenes must be of the scenes that are asked about
+    ):  # features of generated scenes must be of the scenes of the questions
         provider.require_world(pool)
         provider.require_world(val)
-    records, held = records_of(pool), records_of(val)
+    simulated = active.oracle.name == "simulate"
+    # People ask and answer: of their pool only the images count, and the words of questions it may come with.
+    records = records_of(pool) if simulated else [pool.annotation(i) for i in range(len(pool))]
+    held = records_of(val)
     check_apart(records, held)
     check_regions(provider, [*records, *held])
-    words = vocabulary(config, records, held)
+    words = vocabulary(config, [r for r in records if r.get("question")], held)
     answers = answer_list(active.answers, pool)
-    oracle = Oracle(records)
+    oracle = Oracle(records if simulated else [], images=[int(r["image_id"]) for r in records])
     try:
         counts = targets(len(oracle.ids), init=active.init, step=active.step, budget=active.budget)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     strategies = chosen(config, methods)
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
-    rows = max(len(records), len(oracle.ids))
+    rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
     stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
     questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
     made = World(
         seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
-        engines=engines(config, stages, partition), simulated=active.oracle.name == "simulate",
+        engines=engines(config, stages, partition), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
     )  # fmt: skip
     check_shapes(made, stages)
@@ -254,6 +258,6 @@ def digest(lines: Sequence[str]) -> str:
 def _digest(records: Sequence[Mapping[str, Any]]) -> str:
     found = hashlib.sha256()
     for r in records:
-        row = [int(r["question_id"]), int(r["image_id"]), r["question"], list(r["answers"])]
-        found.update(json.dumps(row).encode())
+        row = [int(r["image_id"]), *(r.get(k) for k in ("question_id", "question", "answers"))]
+        found.update(json.dumps(row, default=list).encode())
     return found.hexdigest()[:16]

@@ -102,3 +102,22 @@ def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
     with pytest.raises((ConfigError, ValueError), match=message):
         build_active.world(c, tmp_path, methods=["random"])
     assert not list(tmp_path.iterdir())
+
+
+def test_people_need_images_only(tmp_path, monkeypatch):
+    from jaxvl.data.scenes.pool import ScenePool
+
+    bare = {"image", "image_id"}
+    annotation = ScenePool.annotation
+    monkeypatch.setattr(
+        ScenePool,
+        "annotation",
+        lambda self, i: {k: v for k, v in annotation(self, i).items() if self.split == "val" or k in bare},
+    )
+    c = config("ccrl", "random,variant=people,scale=tiny")
+    world = build_active.world(c, tmp_path, methods=["random"])
+    assert not world.simulated and len(world.oracle.ids) == 60
+    assert world.oracle.label(world.oracle.ids[:1], selected=set(world.oracle.ids)) == []
+    simulated = config("ccrl", "random,scale=tiny")
+    with pytest.raises(ValueError, match="has no 'question'"):
+        build_active.world(simulated, tmp_path, methods=["random"])

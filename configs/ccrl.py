@@ -16,7 +16,7 @@ from jaxvl import config as C
 # fmt: off
 HINT = "docs/howto/region_features.md says which files of VQA v2, features and GloVe are needed and how to convert them"
 METHODS = ("random ccrl least_conf entropy margin bald mc_entropy coreset badge ll sraal mocu cdal vabal vaal tavaal "
-           "ccrl_a ccrl_b ccrl_ab ccrl_mi ccrl_cl match_all count_only").split()
+           "ccrl_a ccrl_b ccrl_ab ccrl_mi ccrl_cl match_all count_only").split()  # noqa: SIM905
 CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
 DATA = os.environ.get("JAXVL_DATA", "data")

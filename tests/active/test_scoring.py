@@ -226,6 +226,16 @@ def test_pruning_selects_the_same(truth, budget):
     assert (pruned["top_pattern"][~scored] == -1).all()
 
 
+def test_pruning_does_not_stop_too_early_where_the_bound_is_reached():
+    """Matches count 1 or, of one kind, 0: images with few matches can reach their bound, those with many fall short."""
+    rates = np.ones((3, C)) * np.array([[0], [1], [1]])
+    for seed in range(12):
+        kinds = np.random.default_rng(seed).integers(0, 3, Q)
+        wanted = request(kinds=kinds, rates=rates, uncertainty="one", threshold=0.9, prune="exact", budget=3)
+        pruned, full = (engine(1, 7)(params(), replace(wanted, prune=p)) for p in ("exact", None))
+        assert taken(pruned, k=3) == taken(full, k=3)
+
+
 @pytest.mark.parametrize("prune", [None, "exact"])
 def test_equal_scores_are_taken_by_id(prune):
     """The same five images again and again, so that the last place is a tie."""

@@ -15,12 +15,12 @@ from jaxvl import config as C
 
 # fmt: off
 HINT = "docs/howto/region_features.md says which files of VQA v2, features and GloVe are needed and how to convert them"
-METHODS = ("random ccrl least_conf entropy margin bald mc_entropy coreset badge ll sraal mocu cdal vabal vaal tavaal "
-           "ccrl_a ccrl_b ccrl_ab ccrl_mi ccrl_cl match_all count_only").split()  # noqa: SIM905
+METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entropy", "coreset", "badge", "ll", "sraal",
+           "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
+           "count_only")
 CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
-DATA = os.environ.get("JAXVL_DATA", "data")
-VQA_V2 = "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
+DATA, VQA_V2 = os.environ.get("JAXVL_DATA", "data"), "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
 MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl"), dict(name="adversarial_vae")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)

@@ -9,6 +9,7 @@ event and selects the same images. Specification: sections 1.4, 7.1 and 11.1.
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ from jaxvl.active.world import TASK, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
 from jaxvl.types import PyTree, Rows, Source
 
+SHARDS = "scoring"  # folder of a round for what an engine has scored so far
 COUNT = 0.95  # rank correlation of score and match count above which a score is reported to be a count
 
 
@@ -194,6 +196,7 @@ class Run:
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
         write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
+        shutil.rmtree(self.folder.folder(round) / SHARDS, ignore_errors=True)
         summary = score_summary(found)
         if summary.get("spearman_n_match", 0.0) > COUNT:
             self._tell(
@@ -307,7 +310,8 @@ class Run:
         labelled = self.labelled(round)
         taken = {*self.folder.labelled(round), *self.folder.excluded()}
         ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
-        return self.world.candidates(ids, labelled, self.asked(round))
+        cache = self.folder.folder(round) / SHARDS  # a pass over a large pool goes on where it was killed
+        return self.world.candidates(ids, labelled, self.asked(round), cache=cache)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def asked(self, round: int) -> np.ndarray:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxvl.active.balance import Shares
 from jaxvl.active.bank import Bank
 from jaxvl.active.budget import Cost, Stop
 from jaxvl.active.fitting import Fitter
@@ -96,7 +96,9 @@ class World:
             self.provider, ids, records=records, words=self.words, answers=self.answers, bank=bank
         )
 
-    def candidates(self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray) -> Candidates:
+    def candidates(
+        self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray, *, cache: Path | None = None
+    ) -> Candidates:
         """The unlabelled images of a round; both they and the labelled ones are asked these patterns of the bank."""
         bank = labelled.bank
         labelled.ask(bank.text[asked], bank.kinds[asked])
@@ -107,7 +109,5 @@ class World:
             kinds=bank.kinds[asked],
             bank=bank,
             shares=labelled.shares,
+            cache=cache,
         )
-
-
-__all__ = ["TASK", "Engine", "Options", "Shares", "World"]

@@ -226,6 +226,13 @@ def check_shapes(world: World, stages: Mapping[str, Stage]) -> None:
                 raise ConfigError(f"config.stages.{name}: {error}") from error
 
 
+def picture(config: ConfigDict) -> Any:
+    """`pictures` of a config's pool, without its models."""
+    pool = build.reader(config.active.pool, "config.active.pool")
+    records = [pool.annotation(i) for i in range(len(pool))]
+    return pictures(pool, make(PROVIDERS, "region provider", config.active.regions), records)
+
+
 def pictures(pool: Any, provider: Any, records: Sequence[Any]) -> Any:
     """image_id -> RGB array of the pool's images, for people to look at; None where there are none."""
     if hasattr(provider, "picture"):

@@ -34,7 +34,7 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
         outcomes = loop.run(world, root, methods=methods, repeats=repeats)
     found = loop.runs(root, methods, repeats)
     if any(run.rounds for run in found):
-        print(summary(found))
+        summary(found)
         print(f"curves, statistics and picked images: {report(found, root / 'report', images=world.picture)}")
     waiting = {key: o.why for key, o in outcomes.items() if o.state == "waiting"}
     for (method, repeat), why in waiting.items():
@@ -54,8 +54,8 @@ def wanted_repeats(config: ConfigDict) -> list[int]:
     return list(range(config.active.repeats)) if only is None else [int(r) for r in only]
 
 
-def summary(runs: Sequence[RunFolder]) -> str:
-    """A table of accuracies: a row a method, a column a round, mean over repeats with a 95 % t interval."""
+def summary(runs: Sequence[RunFolder]) -> None:
+    """Print a table of accuracies: a row a method, a column a round, mean over repeats with a 95 % t interval."""
     points: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         for row in run.rounds:
@@ -66,7 +66,7 @@ def summary(runs: Sequence[RunFolder]) -> str:
         found = [points.get((method, n)) for n in images]
         rows.append([method, *(estimate(values).text(1) if values else "-" for values in found)])
     title = "VQA accuracy (official metric) by labelled images: mean over repeats and 95 % t interval"
-    return table(title, ("method", *map(str, images)), rows)
+    table(title, ("method", *map(str, images)), rows)
 
 
 def last(run: Any) -> float | None:

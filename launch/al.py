@@ -113,15 +113,14 @@ def status(args: argparse.Namespace) -> None:
             now = people.lacking(run, round, 0.9) or now
         last = f"{scores[-1]:.2f}" if scores else "-"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
-    print(table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows))
+    table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows)
 
 
 def export(args: argparse.Namespace) -> None:
     """Write the batch that waits for labels as files for people."""
-    from jaxvl.active.human import export_batch
-
     from jaxvl import build_active
     from jaxvl import config as cfg
+    from jaxvl.active.human import export_batch
 
     for run in found(args.run):
         round, phase = run.position()
@@ -194,9 +193,14 @@ def verify(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> None:
     """Curves, tables and a page."""
+    from jaxvl import build_active
+    from jaxvl import config as cfg
     from jaxvl.active.report import report as write
 
-    print(write(found(args.run), args.to or args.run / "report"))
+    runs = found(args.run)
+    config = runs[0].path.parents[1] / "config.json"
+    images = build_active.picture(cfg.load(config)) if config.exists() else None
+    print(write(runs, args.to or args.run / "report", images=images))
 
 
 def compare(args: argparse.Namespace) -> None:

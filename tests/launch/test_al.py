@@ -130,6 +130,19 @@ def test_people_export_import_commit(tmp_path):
     assert len(RunFolder(path).labelled()) == 6
 
 
+def test_a_run_with_people_starts_waiting_and_its_batch_can_be_exported_again(tmp_path):
+    workdir = tmp_path / "run"
+    ended = launch("launch/main.py", *flags(workdir, arg="random,variant=people"))
+    assert ended.code == 0 and "waits for people: 0 of 12 images" in ended.out, ended.err
+    run = workdir / "random" / "r0"
+    assert (run / "initial" / "batch" / "gallery.html").exists()
+    again = al("export", run, "--to", tmp_path / "batch", "--no-suggest")
+    assert again.code == 0, again.err
+    rows = [json.loads(line) for line in (tmp_path / "batch" / "batch.jsonl").read_text().splitlines()]
+    assert [r["image_id"] for r in rows] == [r["image_id"] for r in RunFolder(run).selection(-1)]
+    assert all((tmp_path / "batch" / r["file_name"]).exists() for r in rows)
+
+
 def test_eval_scores_a_result_file(tmp_path):
     what = dict(answers=[dict(answer="red")] * 10, answer_type="other", question_type="what color")
     (tmp_path / "ann.json").write_text(

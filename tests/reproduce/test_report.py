@@ -65,7 +65,7 @@ def test_report_says_what_ours_is_and_what_it_is_not(tmp_path):
     assert text.startswith("## test/1: Orders (ours: scale `small`, a fake world)")
     assert "not comparable" in text and "fake(size=8)" in text
     assert "- other: not implemented" in text
-    assert "pre > post: +5.00 [5.00, 5.00], 2 seeds: not shown (no spread over seeds)" in text
+    assert "pre > post: +5.00 [+5.00, +5.00], 2 seeds: not shown (no spread over seeds)" in text
     assert "python launch/main.py --config=configs/fake.py:scale=small,ablation=post" in text
 
 

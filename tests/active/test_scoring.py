@@ -226,14 +226,26 @@ def test_pruning_selects_the_same(truth, budget):
     assert (pruned["top_pattern"][~scored] == -1).all()
 
 
-def test_pruning_does_not_stop_too_early_where_the_bound_is_reached():
-    """Matches count 1 or, of one kind, 0: images with few matches can reach their bound, those with many fall short."""
-    rates = np.ones((3, C)) * np.array([[0], [1], [1]])
-    for seed in range(12):
-        kinds = np.random.default_rng(seed).integers(0, 3, Q)
-        wanted = request(kinds=kinds, rates=rates, uncertainty="one", threshold=0.9, prune="exact", budget=3)
-        pruned, full = (engine(1, 7)(params(), replace(wanted, prune=p)) for p in ("exact", None))
-        assert taken(pruned, k=3) == taken(full, k=3)
+def test_pruning_stops_neither_too_early_nor_too_late(monkeypatch):
+    """Given counts and scores: the first fourteen images have many matches but fall short of the three that have five.
+
+    Those reach their bound, one by a tie that its id wins; the others need not be looked at.
+    """
+    count, score = np.repeat([10, 5, 2], [14, 3, N - 17]), np.repeat([4.0, 5.0, 2.0], [14, 3, N - 17])
+    score[0] = 5.0
+    ids, one = np.arange(N)[::-1].copy(), engine(1, 7)
+    rows_of = {REGIONS[i].tobytes(): i for i in range(N)}
+
+    def positions(block):
+        found = [rows_of[np.asarray(r).tobytes()] for r in block["regions"]]
+        return np.array(found)[block["keep"]]
+
+    monkeypatch.setattr(one, "_count", lambda m, b, r, block: count[positions(block)])
+    monkeypatch.setattr(one, "_block", lambda m, b, r, block: {"score": score[positions(block)]})
+    found = one(params(), request(images=Images(ids=ids), prune="exact", budget=3))
+    want = sorted(range(N), key=lambda i: (-score[i], ids[i]))[:3]
+    assert taken(found, ids, k=3) == ids[want].tolist()
+    assert np.isnan(found["score"]).sum() >= N - 28 and not np.isnan(found["score"][:17]).any()
 
 
 @pytest.mark.parametrize("prune", [None, "exact"])

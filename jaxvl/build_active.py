@@ -5,10 +5,11 @@ Nothing below this file sees a config.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,40 @@ def check_shapes(world: World, stages: Mapping[str, Stage]) -> None:
                 jax.eval_shape(stages[name].trainer.task.init, jax.random.key(0), one)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"config.stages.{name}: {error}") from error
+
+
+def all_missing(config: ConfigDict) -> str:
+    """Every input that is not there, one a line, and how to get them; empty if all are."""
+    active = config.active
+    wanted: list[Callable[[], Any]] = [
+        functools.partial(build.reader, active[part], f"config.active.{part}") for part in ("pool", "val")
+    ]
+    paths = active.regions.get("paths", ())
+    for path in [paths] if isinstance(paths, str) else paths:
+        wanted.append(
+            functools.partial(make, PROVIDERS, "region provider", {**active.regions, "paths": path})
+        )
+    if active.words.glove is not None:
+        wanted.append(functools.partial(require_path, "config.active.words.glove", active.words.glove))
+    if active.answers.file not in (None, "scenes"):
+        wanted.append(functools.partial(require_path, "config.active.answers.file", active.answers.file))
+    missing = []
+    for need in wanted:
+        try:
+            need()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+        except ValueError:
+            pass  # reported once the files are there
+    lines = "".join(f"\n- {line}" for line in dict.fromkeys(missing))
+    where = f"{len(set(missing))} inputs are missing (paths are relative to {Path.cwd()}):"
+    return lines and f"{where}{lines}\n{config.hint}"
+
+
+def require_path(key: str, path: str) -> None:
+    """Raise FileNotFoundError, naming the config key, if there is no such file or folder."""
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(f"{key}: no file or folder {path}")
 
 
 def picture(config: ConfigDict) -> Any:

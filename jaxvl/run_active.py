@@ -26,7 +26,10 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
     """
     methods, repeats = list(config.run), wanted_repeats(config)
     with Sigterm() as sigterm:
-        world = build_active.world(config, root, methods=methods, sigterm=sigterm)
+        try:
+            world = build_active.world(config, root, methods=methods, sigterm=sigterm)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(build_active.all_missing(config) or str(error)) from error
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
         images, step = len(world.oracle.ids), world.counts

@@ -121,3 +121,22 @@ def test_people_need_images_only(tmp_path, monkeypatch):
     simulated = config("ccrl", "random,scale=tiny")
     with pytest.raises(ValueError, match="has no 'question'"):
         build_active.world(simulated, tmp_path, methods=["random"])
+
+
+def test_paper_scale_without_its_files_names_them_all_and_the_guide(tmp_path, monkeypatch):
+    from jaxvl.run_active import run_active
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        run_active(config("ccrl", "ccrl,scale=paper"), tmp_path / "run")
+    text = str(error.value)
+    for part in (
+        "v2_OpenEnded_mscoco_train2014",
+        "val2014",
+        "train36",
+        "val36",
+        "glove.840B",
+        "answer_dict.json",
+    ):
+        assert part in text, text
+    assert "docs/howto/region_features.md" in text and not list(tmp_path.iterdir())

@@ -227,12 +227,12 @@ def test_pruning_selects_the_same(truth, budget):
 
 
 def test_pruning_stops_neither_too_early_nor_too_late(monkeypatch):
-    """Given counts and scores: the first fourteen images have many matches but fall short of the three that have five.
+    """Given counts and scores: three of the fourteen images with many matches have the score 5, the bound.
 
-    Those reach their bound, one by a tie that its id wins; the others need not be looked at.
+    Three images with five matches reach it too, and win the tie by their ids; the others need not be looked at.
     """
     count, score = np.repeat([10, 5, 2], [14, 3, N - 17]), np.repeat([4.0, 5.0, 2.0], [14, 3, N - 17])
-    score[0] = 5.0
+    score[:3] = 5.0
     ids, one = np.arange(N)[::-1].copy(), engine(1, 7)
     rows_of = {REGIONS[i].tobytes(): i for i in range(N)}
 

@@ -89,7 +89,7 @@ def active() -> dict:
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
-        scoring=dict(block=256, pairs=8192), strategies=strategies(),
+        scoring=dict(block=256, pairs=2048), strategies=strategies(),
     )
 
 

@@ -31,7 +31,7 @@ from jaxvl.active.world import TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
-from jaxvl.data.region_source import RegionQuestions
+from jaxvl.data.region_source import RegionQuestions, require_regions
 from jaxvl.data.words import Words
 from jaxvl.models import MODELS
 from jaxvl.sharding import Partition
@@ -67,7 +67,8 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     records = records_of(pool) if simulated else [pool.annotation(i) for i in range(len(pool))]
     held = records_of(val)
     check_apart(records, held)
-    check_regions(provider, [*records, *held])
+    images = dict.fromkeys(int(r["image_id"]) for r in [*records, *held])
+    require_regions(provider, images, wanted_by="config.active.pool and config.active.val")
     words = vocabulary(config, [r for r in records if r.get("question")], held)
     answers = answer_list(active.answers, pool)
     oracle = Oracle(records if simulated else [], images=[int(r["image_id"]) for r in records])
@@ -205,16 +206,6 @@ def check_apart(records: Sequence[Any], held: Sequence[Any]) -> None:
         )
 
 
-def check_regions(provider: Any, records: Sequence[Any]) -> None:
-    """Raise ConfigError if an image has no region features."""
-    missing = sorted({int(r["image_id"]) for r in records if not provider.has(int(r["image_id"]))})
-    if missing:
-        raise ConfigError(
-            f"config.active.regions: no features of {len(missing)} images, e.g. image_id {missing[:5]}: convert or "
-            "extract them too (docs/howto/region_features.md)"
-        )
-
-
 def check_shapes(world: World, stages: Mapping[str, Stage]) -> None:
     """What only a model can refuse: its shapes with rows of this data."""
     rows = world.val
@@ -239,9 +230,11 @@ def all_missing(config: ConfigDict) -> str:
             functools.partial(make, PROVIDERS, "region provider", {**active.regions, "paths": path})
         )
     if active.words.glove is not None:
-        wanted.append(functools.partial(require_path, "config.active.words.glove", active.words.glove))
+        wanted.append(functools.partial(build.weights_file, "config.active.words.glove", active.words.glove))
     if active.answers.file not in (None, "scenes"):
-        wanted.append(functools.partial(require_path, "config.active.answers.file", active.answers.file))
+        wanted.append(
+            functools.partial(build.weights_file, "config.active.answers.file", active.answers.file)
+        )
     missing = []
     for need in wanted:
         try:
@@ -253,12 +246,6 @@ def all_missing(config: ConfigDict) -> str:
     lines = "".join(f"\n- {line}" for line in dict.fromkeys(missing))
     where = f"{len(set(missing))} inputs are missing (paths are relative to {Path.cwd()}):"
     return lines and f"{where}{lines}\n{config.hint}"
-
-
-def require_path(key: str, path: str) -> None:
-    """Raise FileNotFoundError, naming the config key, if there is no such file or folder."""
-    if not Path(path).expanduser().exists():
-        raise FileNotFoundError(f"{key}: no file or folder {path}")
 
 
 def picture(config: ConfigDict) -> Any:

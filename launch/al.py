@@ -110,10 +110,18 @@ def status(args: argparse.Namespace) -> None:
         if phase is None:
             now = f"finished: {run.ledger.last(FINISHED).data['why']}"
         elif phase == "IMPORTED" and "EXPORTED" in run.events(round):
-            now = people.lacking(run, round, 0.9) or now
+            now = people.lacking(run, round, min_fraction(run)) or now
         last = f"{scores[-1]:.2f}" if scores else "-"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows)
+
+
+def min_fraction(run: Any) -> float:
+    """The share of a batch that the run's config asks for."""
+    from jaxvl import config as cfg
+
+    path = run.path.parents[1] / "config.json"
+    return float(cfg.load(path).active.oracle.min_fraction) if path.exists() else 1.0
 
 
 def export(args: argparse.Namespace) -> None:

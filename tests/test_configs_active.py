@@ -92,6 +92,10 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.oracle.name": "simulated"}, "did you mean 'simulate'"),
         ({"active.val.split": "train"}, "in the pool too"),
         ({"active.regions.objects": (2, 4)}, "objects"),
+        (
+            {"active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, split="train")},
+            "no regions of 12 images of config.active.pool and config.active.val",
+        ),
         ({"active.strategies.random.name": "randm"}, "did you mean 'random'"),
         ({"stages.task.model.heads": 7}, "heads"),
         ({"active.words.scope": "some"}, "scope"),

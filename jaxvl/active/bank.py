@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxvl.data.region_source import KINDS as KINDS
+
 REDUCE = ("medoid", "frequency", "prefix", "all")
-KINDS = ("yes/no", "number", "other")
 TIES = ("other", "number", "yes/no")  # which kind wins a tie
 FLOOR = 64  # patterns that each kind has room for, if it has so many
 PER_PREFIX = 16

@@ -44,7 +44,8 @@ def stage(kind: str, **values: object) -> dict:
 
 def pretraining() -> dict:
     """Matching, contrastive and masked-language losses (specification, section 8)."""
-    task = dict(name="pair_pretrain", itc=dict(mask_same_image=True), itm={}, mlm=dict(prob=0.15), distill=None)
+    parts = dict(itc=dict(mask_same_image=True), itm=dict(negatives="batch"), mlm=dict(prob=0.15, whole_word=False))
+    task = dict(name="pair_pretrain", **parts, distill=None)
     evals = dict(match=dict(name="match"), retrieval=dict(name="retrieval", k_test=16))
     return stage("captions", task=task, evals=evals, format=dict(name="caption", length=40, style="bert"))
 
@@ -80,8 +81,8 @@ def stages() -> dict:
     made |= {f"{name}_vqa": fine_tuning("vqa", init_from=f"{name}_pretrain") for name in ("plain", "shallow")}
     made["shallow_pretrain"]["model"] = made["shallow_vqa"]["model"] = dict(interaction="shallow")
     made["vqa"]["evals"]["speed"] = made["plain_vqa"]["evals"]["speed"] = dict(name="speed", cached=True)
-    blind = dict(images=None, evals=dict(vqa=dict(name="vqa")))  # every image is the same constant
-    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", **blind)
+    only = dict(vqa=dict(name="vqa"))  # without images: every one is the same constant
+    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", images=None, evals=only)
     return made
 
 
@@ -131,6 +132,7 @@ ABLATIONS = {  # tables 4 to 8
     "distill=cmd": {"stages.pretrain.task.distill.cross": False, **C.under(FINE, ALONE)},
     "distill=bridge": C.under(STUDENTS, {"task.distill.uni": False}),
     **{f"interaction={name}": {"model.interaction": name, **NO_CROSS} for name in ("shallow", "virt")},
+    "negatives=dataset": C.under(PRETRAINING, {"task.itm.negatives": "dataset"}),
     **C.choices("model.cross.order", ("post",)), **C.choices("model.cross.mapping", ("cross", "cumulative")),
     **C.choices("model.cross.bridge", ("none", "scaled_add", "interpolate")),
     "teacher_student": C.under(STUDENTS, {"task.distill.direction": "teacher_student"}),
@@ -143,7 +145,6 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     model = dict(
         name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, embed_dim=256, interaction="bridge",
         text=dict(arch="bert", depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), classes=None, images=1,
-        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1),
-    )
+        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1))
     config = C.base(text=dict(vocab="data/bert-base-uncased"), model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, chains=CHAINS, variants={}, ablations=ABLATIONS, scales=SCALES)

@@ -24,7 +24,7 @@ from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.images import ImageError, ImageTransform
 from jaxvl.data.loader import Loader
 from jaxvl.data.records import DataError
-from jaxvl.data.source import FORMATS, Examples, Subset
+from jaxvl.data.source import FORMATS, Examples, FalseImages, Subset
 from jaxvl.data.text import Tokenizer, answer_array
 from jaxvl.evals import EVALS
 from jaxvl.interop import minilm_dir
@@ -58,9 +58,10 @@ def tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer:
     return Tokenizer.from_vocab(minilm_dir() if vocab == "minilm" else Path(vocab))
 
 
-def tokens(tok: Tokenizer) -> dict[str, int]:
-    """The special ids and the size, as tasks take them."""
-    return dict(pad=tok.pad_id, cls=tok.cls_id, sep=tok.sep_id, mask=tok.mask_id, size=tok.size)
+def tokens(tok: Tokenizer) -> dict[str, Any]:
+    """The special ids, the size and what continues a word, as tasks take them."""
+    special = dict(pad=tok.pad_id, cls=tok.cls_id, sep=tok.sep_id, mask=tok.mask_id)
+    return dict(special, size=tok.size, continues=tok.continues)
 
 
 def model(config: ConfigDict, stage: str, vocab_size: int, answers: list[str] | None = None) -> Any:
@@ -227,10 +228,13 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         )
     # No steps at all: the stage only loads weights and evaluates them.
     steps = section.steps if section.steps is not None else math.ceil(section.epochs * updates)
+    made = task(config, name, tok, answers, updates)
+    if getattr(made, "false_images", False):  # its negatives are drawn from the whole data set
+        train = FalseImages(train.reader, train.format, train.images)
     built = Stage(
         name=name,
         config=section,
-        task=task(config, name, tok, answers, updates),
+        task=made,
         train=train,
         val=val,
         evals=evaluators(config, name, train, answers, workdir),

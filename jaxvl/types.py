@@ -5,6 +5,7 @@ Batch keys (leading axis = example; `B` batch, `L` text, `N` answers, `R` region
 | key                        | shape and type                  | meaning                                              |
 |----------------------------|---------------------------------|------------------------------------------------------|
 | `image`, `image2`          | `[B,H,W,3]` f32                 | normalised pixels                                    |
+| `false_image`, `false_image_id` | as `image`, `image_id`     | an image drawn from the data set that is no match    |
 | `image_states`             | `[B,(Z,)P,D]` f32               | encoded image, given instead of `image` when cached  |
 | `image2_states`            | `[B,Z,P,D]` f32                 | the same of `image2`                                 |
 | `text`, `text_mask`        | `[B,L]` i32, `[B,L]` bool       | token ids; True = token                              |

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from jaxvl.distillation import DIRECTIONS, HEADS, QUERIES
 
 T = TypeVar("T")
@@ -17,13 +19,17 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType({})  # a part with all its defaul
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Special token ids and the vocabulary size."""
+    """Special token ids and the vocabulary size.
+
+    `continues`: bool `[V]`, the pieces that continue a word; None = not known, which whole-word masking needs.
+    """
 
     pad: int
     cls: int
     sep: int
     mask: int
     size: int
+    continues: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +101,20 @@ class Masking:
       strategy: "bernoulli" = BERT's 80/10/10 corruption; "single" = one [MASK] per text.
       max_share: positions up to `ceil(max_share * L)` per text enter the vocabulary product; in the rare batch
         with more, the others follow in a second product, so that the loss is the same for any value. None = all.
+      whole_word: select words, all their pieces at once, instead of pieces ("bernoulli" only); ViLT's recipe.
     """
 
     prob: float = 0.15
     strategy: str = "bernoulli"
     max_share: float | None = 0.5
+    whole_word: bool = False
 
     def __post_init__(self) -> None:
         one_of("mlm.strategy", self.strategy, ("bernoulli", "single"))
+        if self.whole_word and self.strategy != "bernoulli":
+            raise ValueError(
+                f'mlm.whole_word=True with mlm.strategy={self.strategy!r}: only "bernoulli" masks whole words'
+            )
         within("mlm.prob", self.prob, 0.0, 1.0)
         within("mlm.max_share", 1.0 if self.max_share is None else self.max_share, 1e-6, 1.0)
 
@@ -115,6 +127,20 @@ class InBatch:
     """
 
     mask_same_image: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatching(InBatch):
+    """Matching loss for which half of the pairs are broken up.
+
+    `negatives`: "batch" = a broken text gets the image of another broken pair; "dataset" = it gets
+    `batch["false_image"]`, drawn from the whole data set (`data.source.FalseImages`), as in ViLT.
+    """
+
+    negatives: str = "batch"
+
+    def __post_init__(self) -> None:
+        one_of("itm.negatives", self.negatives, ("batch", "dataset"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +239,20 @@ def options(kind: type[T], name: str, given: Mapping[str, Any] | None) -> T | No
     if required:
         raise ValueError(f"missing option {name}.{required[0]}: {kind.__name__} needs {', '.join(fields)}")
     return kind(**given)
+
+
+def masking(given: Mapping[str, Any] | None, tokens: Tokens) -> Masking | None:
+    """Options `mlm`, checked against the vocabulary.
+
+    Raises:
+      ValueError: whole words are asked for, and the tokens do not say where one begins.
+    """
+    found = options(Masking, "mlm", given)
+    if found is not None and found.whole_word and tokens.continues is None:
+        raise ValueError(
+            "mlm.whole_word=True needs tokens.continues, which pieces continue a word (data.text.Tokenizer.continues)"
+        )
+    return found
 
 
 def required(kind: type[T], name: str, given: Mapping[str, Any]) -> T:

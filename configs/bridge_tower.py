@@ -13,7 +13,8 @@ from jaxvl import config as C
 VILT = dict(name="vilt", width=768, heads=12, mlp=3072, depth=12, image_size=224, patch=32, max_positions=40,
             dropout=0.1, classes=None, images=1, head_scale=2)
 CROSS, OFF = dict(depth=3, order="pre", bridge="add", mapping="top"), dict(dropout=0.0, attn_dropout=0.0)
-TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0)
+TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0,
+             word_align=False)  # True with text.teacher_vocab: a RoBERTa beside a WordPiece teacher
 FINE, BLIND = ("vqa", "nlvr2", "snli_ve"), ("vqa_blind",)
 TEACHERS, STUDENTS = ("teacher_pretrain", *(f"teacher_{task}" for task in FINE)), ("pretrain", *FINE)
 PLAIN = ("plain_pretrain", "plain_vqa", "shallow_pretrain", "shallow_vqa", *BLIND)
@@ -25,8 +26,7 @@ HINT = "ViLT's repository says how its Arrow tables are made; docs/howto/import_
 COCO = tuple(f"coco_caption_karpathy_{split}" for split in ("train", "restval", "val"))
 TABLES = dict(  # ViLT's: for training, and the last one to score on
     captions=("conceptual_caption_train_{0..29}", "sbu_{0..8}", "vg", *COCO), nlvr2=("nlvr2_train", "nlvr2_dev"),
-    vqa=("vqav2_train", "vqav2_trainable_val", "vqav2_rest_val"), snli_ve=("snli_train", "snli_dev"),
-)
+    vqa=("vqav2_train", "vqav2_trainable_val", "vqav2_rest_val"), snli_ve=("snli_train", "snli_dev"))
 
 
 def stage(kind: str, **values: object) -> dict:
@@ -60,8 +60,7 @@ def fine_tuning(task: str, **values: object) -> dict:
         format=dict(name="classify", field="question" if asks else "sentence", length=40, style="bert"),
         model=dict(vqa={}, nlvr2=dict(images=2, classes=2), snli_ve=dict(classes=3))[task],
         answers=dict(file="data/vqa_v2/answer_dict.json", top=None) if asks else None,
-        evals={key: dict(name=name) for key, name in scores} | dict(speed=dict(name="speed", cached=False)),
-    )
+        evals={key: dict(name=name) for key, name in scores} | dict(speed=dict(name="speed", cached=False)))
     return stage(task, **{**shared, **sizes[task], **values})
 
 
@@ -146,5 +145,6 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
         name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, embed_dim=256, interaction="bridge",
         text=dict(arch="bert", depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), classes=None, images=1,
         vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1))
-    config = C.base(text=dict(vocab="data/bert-base-uncased"), model=model, stages=stages(), report=REPORT)
+    text = dict(vocab="data/bert-base-uncased", teacher_vocab=None)
+    config = C.base(text=text, model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, chains=CHAINS, variants={}, ablations=ABLATIONS, scales=SCALES)

@@ -32,6 +32,8 @@ from jaxvl.models import MODELS
 from jaxvl.sharding import Partition
 from jaxvl.tasks import TASKS
 
+TEACHER_TOKENIZER = "teacher_tokenizer.json"  # in a workdir
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -56,6 +58,43 @@ def tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer:
     if vocab == "scenes":
         return Tokenizer.from_vocab(scenes.vocabulary())
     return Tokenizer.from_vocab(minilm_dir() if vocab == "minilm" else Path(vocab))
+
+
+def teacher_tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer | None:
+    """The tokenizer of the stages that teach, where they have one of their own (`config.text.teacher_vocab`)."""
+    if config.text.get("teacher_vocab") is None:
+        return None
+    if workdir and (workdir / TEACHER_TOKENIZER).exists():
+        return Tokenizer.from_vocab(workdir / TEACHER_TOKENIZER)
+    return Tokenizer.from_vocab(Path(config.text.teacher_vocab))
+
+
+def teachers(config: ConfigDict) -> set[str]:
+    """Names of the stages that teach others."""
+    return {s.teacher.stage for s in config.stages.values() if s.get("teacher") is not None}
+
+
+def reading(
+    config: ConfigDict, stage: str, tok: Tokenizer, theirs: Tokenizer | None
+) -> tuple[Tokenizer, Tokenizer | None]:
+    """The tokenizer of a stage, and that of its teacher if it is another one.
+
+    Raises:
+      ConfigError: one of `text.teacher_vocab` and `task.distill.word_align` is given without the other.
+    """
+    if theirs is not None and stage in teachers(config):
+        return theirs, None
+    section = config.stages[stage]
+    if section.get("teacher") is None:
+        return tok, None
+    aligned = bool((section.task.get("distill") or {}).get("word_align"))
+    if aligned != (theirs is not None):
+        given = f"config.text.teacher_vocab={config.text.get('teacher_vocab')!r}"
+        raise ConfigError(
+            f"config.stages.{stage}.task.distill.word_align={aligned} with {given}: a teacher with a tokenizer of its "
+            "own is compared word by word; set both or none"
+        )
+    return tok, theirs
 
 
 def tokens(tok: Tokenizer) -> dict[str, Any]:
@@ -127,11 +166,19 @@ def annotated(config: ConfigDict, stage: str, part: str) -> Any:
 
 
 def examples(
-    config: ConfigDict, stage: str, records: Any, tok: Tokenizer, answers: list[str] | None = None
+    config: ConfigDict,
+    stage: str,
+    records: Any,
+    tok: Tokenizer,
+    answers: list[str] | None = None,
+    theirs: Tokenizer | None = None,
 ) -> Examples:
-    """What a reader gives in the stage's model-ready form; formats of classes map answers to their positions."""
+    """What a reader gives in the stage's model-ready form; formats of classes map answers to their positions.
+
+    `theirs`: tokenizer of a teacher that reads other tokens.
+    """
     section = config.stages[stage].format
-    extra: dict[str, Any] = dict(tokenizer=tok)
+    extra: dict[str, Any] = dict(tokenizer=tok) | ({} if theirs is None else dict(teacher_tokenizer=theirs))
     if answers is not None and "answers" not in section:
         extra["answers"] = tuple(answers)
     return Examples(records, make(FORMATS, "format", section, **extra), images=images(config, stage))
@@ -173,9 +220,17 @@ def answer_list(config: ConfigDict, stage: str, train: Any) -> list[str] | None:
 
 
 def task(
-    config: ConfigDict, stage: str, tok: Tokenizer, answers: list[str] | None, steps_per_epoch: int
+    config: ConfigDict,
+    stage: str,
+    tok: Tokenizer,
+    answers: list[str] | None,
+    steps_per_epoch: int,
+    theirs: Tokenizer | None = None,
 ) -> Any:
-    """The stage's task with its model, and its teacher's; warm-ups given in epochs become optimiser updates."""
+    """The stage's task with its model, and its teacher's; warm-ups given in epochs become optimiser updates.
+
+    `theirs`: tokenizer of a teacher that reads other tokens.
+    """
     chosen = config.stages[stage]
     section = plain(chosen.task)
     if (section.get("distill") or {}).get("warmup_epochs") is not None:
@@ -194,7 +249,7 @@ def task(
     if taught_by is not None:
         if taught_by.stage not in config.stages:
             raise unknown(f"config.stages.{stage}.teacher.stage", str(taught_by.stage), config.stages)
-        more["teacher"] = model(config, taught_by.stage, tok.size, answers)
+        more["teacher"] = model(config, taught_by.stage, (theirs or tok).size, answers)
     if (
         "teacher" in more
         and "teacher" not in inspect.signature(TASKS.get(section.get("name"), dict)).parameters
@@ -203,17 +258,25 @@ def task(
     return given(TASKS, "task", section, more)
 
 
-def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
-    """Build one stage; raises on anything that does not fit, before any work."""
+def stage(
+    config: ConfigDict, name: str, tok: Tokenizer, workdir: Path, theirs: Tokenizer | None = None
+) -> Stage:
+    """Build one stage; raises on anything that does not fit, before any work.
+
+    `theirs`: of `teacher_tokenizer`.
+    """
     section = config.stages[name]
+    tok, theirs = reading(config, name, tok, theirs)
     for kind, path in section.weights.items():
         weights_file(f"config.stages.{name}.weights.{kind}", path)
     seen, held = (annotated(config, name, part) for part in ("train", "val"))
     if seen is None:
         raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")
     answers = answer_list(config, name, seen)
-    train = examples(config, name, seen, tok, answers)
-    val: Examples | Subset | None = None if held is None else examples(config, name, held, tok, answers)
+    train = examples(config, name, seen, tok, answers, theirs)
+    val: Examples | Subset | None = (
+        None if held is None else examples(config, name, held, tok, answers, theirs)
+    )
     if val is not None and section.eval.examples is not None:
         val = Subset(val, range(min(section.eval.examples, len(val))))
     updates = len(train) // section.batch_size
@@ -228,7 +291,7 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         )
     # No steps at all: the stage only loads weights and evaluates them.
     steps = section.steps if section.steps is not None else math.ceil(section.epochs * updates)
-    made = task(config, name, tok, answers, updates)
+    made = task(config, name, tok, answers, updates, theirs)
     if getattr(made, "false_images", False):  # its negatives are drawn from the whole data set
         train = FalseImages(train.reader, train.format, train.images)
     built = Stage(

@@ -72,13 +72,16 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     check_order(config, waiting, root)
     try:
         tok = build.tokenizer(config, root if begun(root) else None)
-        stages = [build.stage(config, name, tok, root) for name in waiting]
+        theirs = build.teacher_tokenizer(config, root if begun(root) else None)
+        stages = [build.stage(config, name, tok, root, theirs) for name in waiting]
     except FileNotFoundError as e:
         raise FileNotFoundError(all_missing(config, waiting, root) or str(e)) from e
     if stages and jax.process_index() == 0:
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
         tok.save(root / "tokenizer.json")
+        if theirs is not None:
+            theirs.save(root / build.TEACHER_TOKENIZER)
     with Sigterm() as sigterm:  # one that comes between two stages stops the next one at its first step
         for stage in stages:
             run_stage(config, stage, partition, root, sigterm)
@@ -122,7 +125,9 @@ def begun(root: Path) -> bool:
 
 def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
     """Every input that the stages lack, one a line, and how to get them."""
-    wanted: list[Callable[[], Any]] = [functools.partial(build.tokenizer, config, root)]
+    wanted: list[Callable[[], Any]] = [
+        functools.partial(find, config, root) for find in (build.tokenizer, build.teacher_tokenizer)
+    ]
     for name in waiting:
         section = config.stages[name]
         wanted += [

@@ -110,6 +110,13 @@ class Tokenizer:
         """Ids of the word pieces of `text`, without special tokens."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def located(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+        """Ids as of `encode`, the characters `(start, end)` of each, and the number of the word it was cut from."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        alone = len(found.ids)  # a special token written in the text is a word of its own
+        units = [alone + i if word is None else word for i, word in enumerate(found.word_ids)]
+        return found.ids, found.offsets, units
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without the special tokens."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)

@@ -155,6 +155,8 @@ class Teaching:
       queries: which text queries count, the "valid" ones or "all".
       heads: "equal" = head by head, "mean" = the mean over heads, for another number of heads.
       tau: temperature of categorical soft labels.
+      word_align: the teacher has another tokenizer (`batch["teacher_text"]`), and attention is compared on the words
+        that both cut at; for a RoBERTa beside a WordPiece teacher.
     """
 
     uni: bool = True
@@ -163,8 +165,13 @@ class Teaching:
     queries: str = "valid"
     heads: str = "equal"
     tau: float = 1.0
+    word_align: bool = False
 
     def __post_init__(self) -> None:
+        if self.word_align and self.queries == "all":
+            raise ValueError(
+                'distill.word_align=True with distill.queries="all": padding is no word; set distill.queries="valid"'
+            )
         one_of("distill.direction", self.direction, DIRECTIONS)
         one_of("distill.queries", self.queries, QUERIES)
         one_of("distill.heads", self.heads, HEADS)
@@ -200,6 +207,11 @@ class PairTeaching(Teaching):
         ):
             for value in getattr(self, name):
                 one_of(f"distill.{name}", value, choices)
+        if self.word_align and tuple(self.mlm):
+            raise ValueError(
+                f"distill.word_align=True with distill.mlm={tuple(self.mlm)}: the masked tokens of a student have no "
+                "counterparts in another tokenizer's text; set distill.mlm=()"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

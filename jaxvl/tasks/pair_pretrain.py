@@ -175,12 +175,13 @@ class PairPretrainTask(teaching.TaughtTask):
         groups: pairs.Groups,
         false: Array | None,
     ) -> Seen:
-        """What the teacher makes of the batch, in its own pixels."""
+        """What the teacher makes of the batch, in its own pixels and tokens."""
         how = dict(student=self.model, teacher=self.teacher)
         image = teaching.pixels(batch["image"], **how)
         further = None if false is None or "itm" not in groups else teaching.pixels(false, **how)
         masked = corrupted if self.asked["mlm"] else None
-        return pairs.see(self.teacher, taught, {**batch, "image": image}, masked, groups, further=further)
+        batch = {**teaching.own_text(batch, self.distill), "image": image}
+        return pairs.see(self.teacher, taught, batch, masked, groups, further=further)
 
     def _group_names(self) -> tuple[set[str], set[str]]:
         """The groups of pairs that the student fuses, and those that the teacher does."""
@@ -240,7 +241,9 @@ class PairPretrainTask(teaching.TaughtTask):
             if "attn" in self.asked["itm"]:
                 terms |= self._attention("itm", qks, their.qk, step, weights)
             qks |= {} if their.qk is None else {"teacher": their.qk}
-        return terms, others | teaching.entropies(qks, text_mask=step.batch["text_mask"], weights=weights)
+        words = teaching.words(step.batch, self.distill)
+        mask = step.batch["text_mask"]
+        return terms, others | teaching.entropies(qks, text_mask=mask, weights=weights, words=words)
 
     def _words(self, step: Step) -> tuple[Metrics, Metrics]:
         """The masked-language loss and what is imitated on its pairs."""
@@ -274,10 +277,9 @@ class PairPretrainTask(teaching.TaughtTask):
     def _attention(
         self, part: str, qks: Mapping[str, CrossQK], their: CrossQK | None, step: Step, weights: Array
     ) -> Metrics:
-        mask = step.batch["text_mask"]
-        return teaching.attention(
-            f"{part}_attn", qks, their, text_mask=mask, weights=weights, distill=self.distill
-        )
+        words = teaching.words(step.batch, self.distill)
+        how: dict[str, Any] = dict(text_mask=step.batch["text_mask"], weights=weights, words=words)
+        return teaching.attention(f"{part}_attn", qks, their, distill=self.distill, **how)
 
 
 def _logits_at(model: Any, params: PyTree, states_bmd: Array | None) -> Callable[[Array], Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from tiny_model import TOKENS, batch
-from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, taught
+from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, retold, taught
 
 from jaxvl import losses
 from jaxvl.tasks import TASKS, PairPretrainTask, teaching
@@ -326,6 +326,67 @@ def test_the_teacher_gets_the_students_pixels_normalised_its_own_way():
         found.append(metrics(task, *taught(task, rows), rows))
     assert found[0]["itm"] == found[1]["itm"]
     assert abs(found[0]["itm_attn_cross"] - found[1]["itm_attn_cross"]) > 1e-3
+
+
+# Another tokenizer -------------------------------------------------------------------------------------------
+
+
+def test_words_of_one_token_teach_what_tokens_do():
+    rows, found = batch(6), []
+    for word_align in (False, True):
+        task = make(teacher=TinyJoint(), distill=dict(EVERYTHING, mlm=(), word_align=word_align))
+        found.append(metrics(task, *taught(task, rows), retold(rows) if word_align else rows))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_teacher_reads_its_own_text_of_another_length_and_vocabulary():
+    """A RoBERTa beside a WordPiece teacher: what the student's ids are does not matter to the teacher."""
+    other = Counting(TinyJoint(vocab_size=30))
+    task = make(model=TinyPair(text_arch="roberta"), teacher=other, distill=dict(word_align=True))
+    theirs = np.random.default_rng(3).integers(4, 30, (5, 4)).astype(np.int32)
+    rows = retold(
+        batch(5),
+        teacher_text=theirs,
+        word=np.where(np.asarray(batch(5)["text_mask"]), [0, 1, 1, 2, 2, 2], -1).astype(np.int32),
+        teacher_word=np.tile([0, 1, 2, -1], (5, 1)).astype(np.int32),
+    )
+    rows["text_mask"] = rows["text_word"] >= 0
+    params, extra = taught(task, rows)
+    extra["frozen"] = noisy(
+        nn.unbox(other.model.init(KEY, rows["image"], rows["teacher_text"], rows["teacher_text_mask"]))[
+            "params"
+        ],
+        2,
+    )
+    other.calls.clear()
+    found = metrics(task, params, extra, rows)
+    assert ("encode_text", 5) in other.calls
+    assert all(
+        np.isfinite(found[n]) and found[n] > 1e-4 for n in ("itm_attn_uni", "itm_attn_cross", "itc_attn_uni")
+    )
+    moved = metrics(task, params, extra, {**rows, "teacher_text": (rows["teacher_text"] + 5) % 30})
+    assert moved["mlm"] == found["mlm"] and abs(moved["itm_attn_cross"] - found["itm_attn_cross"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        (dict(word_align=True, queries="all"), 'set distill.queries="valid"'),
+        (dict(word_align=True, mlm=("attn",)), r"distill.mlm=\('attn',\).*set distill.mlm=\(\)"),
+    ],
+)
+def test_what_words_cannot_teach_is_refused(distill, message):
+    with pytest.raises(ValueError, match=message):
+        make(teacher=TinyJoint(), distill=distill)
+
+
+def test_words_need_a_text_of_the_teachers():
+    task, rows = make(teacher=TinyJoint(), distill=dict(word_align=True)), batch(4)
+    params, extra = taught(task, rows)
+    with pytest.raises(KeyError, match='needs batch\\["teacher_text"\\].*config.text.teacher_vocab'):
+        jax.eval_shape(task.loss, params, extra, rows, KEY)
 
 
 # Predictors -----------------------------------------------------------------------------------------------

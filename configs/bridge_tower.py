@@ -36,7 +36,7 @@ def stage(kind: str, **values: object) -> dict:
     shared = dict(
         train=dict(name="vilt_arrow", files=files[:-1]), val=dict(name="vilt_arrow", files=files[-1:]),
         images=dict(augment="randaug", crop="centre", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        weights=dict(vision=None, text=None, bridgetower=None, vilt=None),  # foreign files to start from
+        weights=dict(vision=None, text=None, bridgetower=None, vilt=None, take=None),  # foreign files to start from
         optim=dict(optim, schedule=dict(name="linear", lr=5e-5, warmup=0.1)), batch_size=128, epochs=25,
     )
     return C.stage(**{**shared, **values})

@@ -192,6 +192,11 @@ def images(config: ConfigDict, stage: str) -> ImageTransform | int:
     return size if blind else ImageTransform(size=size, **plain(section.images))
 
 
+def weights_files(section: ConfigDict) -> dict[str, str]:
+    """The foreign files that a stage starts from, by kind; `weights.take` is no file but a choice in one."""
+    return {k: path for k, path in section.weights.items() if k != "take" and path is not None}
+
+
 def weights_file(key: str, path: str | None) -> None:
     """Raise FileNotFoundError, naming the config key, if there is no such file of foreign weights."""
     if path is None:
@@ -267,8 +272,14 @@ def stage(
     """
     section = config.stages[name]
     tok, theirs = reading(config, name, tok, theirs)
-    for kind, path in section.weights.items():
+    files = weights_files(section)
+    for kind, path in files.items():
         weights_file(f"config.stages.{name}.weights.{kind}", path)
+    if section.weights.get("take") is not None and set(files) != {"bridgetower"}:
+        raise ConfigError(
+            f"config.stages.{name}.weights.take chooses cross-modal layers of weights.bridgetower, but the stage starts "
+            f"from {files}: set it to None"
+        )
     seen, held = (annotated(config, name, part) for part in ("train", "val"))
     if seen is None:
         raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")

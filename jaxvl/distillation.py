@@ -138,15 +138,15 @@ def attention_kl(
     check_alike(student, teacher, heads=heads, words=words is not None)
     if words is None:
         valid = text_mask
-        both = log_maps(student, text_mask), log_maps(teacher, text_mask)
+        student_maps, teacher_maps = log_maps(student, text_mask), log_maps(teacher, text_mask)
     elif queries == "all":
         raise ValueError('queries="all" counts padding, which is no word: use queries="valid" with words')
     else:
         count = text_mask.shape[1]
         valid = jax.nn.one_hot(jnp.where(text_mask, words.student, -1), count).any(1)
-        ours = word_maps(student, text_mask, words.student, count=count)
-        both = ours, word_maps(teacher, words.teacher_mask, words.teacher, count=count)
-    both = both[0], jax.lax.stop_gradient(both[1])
+        student_maps = word_maps(student, text_mask, words.student, count=count)
+        teacher_maps = word_maps(teacher, words.teacher_mask, words.teacher, count=count)
+    both = student_maps, jax.lax.stop_gradient(teacher_maps)
     keys_of: tuple[Array | bool, Array] = (True, valid[:, None, None, :])
     rows_of = _counted(student, valid, weights, queries)
     total = jnp.zeros((), jnp.float32)

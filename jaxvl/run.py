@@ -132,7 +132,7 @@ def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
         section = config.stages[name]
         wanted += [
             functools.partial(build.weights_file, f"config.stages.{name}.weights.{kind}", path)
-            for kind, path in section.weights.items()
+            for kind, path in build.weights_files(section).items()
         ]
         taught_by = section.get("teacher")
         if taught_by is not None and taught_by.params is not None:
@@ -295,7 +295,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
     """
     where = f"config.stages.{stage.name}"
     source = stage.config.init_from
-    weights = {k: v for k, v in cfg.plain(stage.config.weights).items() if v is not None}
+    weights, take = build.weights_files(stage.config), cfg.plain(stage.config.weights.get("take"))
     if source is None and not weights:
         return None
 
@@ -303,7 +303,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
         params = unstack_layers(fresh)
         filled: set[str] = set()
         if weights:
-            params, note = adapt(foreign_params(weights, params), params)
+            params, note = adapt(foreign_params(weights, params, take=take), params)
             towers = set(weights) & {"vision", "text"}  # any other kind holds the whole model
             check_whole(note, f"{where}.weights={weights}", lacking(note, towers))
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")

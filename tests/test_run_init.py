@@ -88,7 +88,7 @@ def test_what_the_weights_filled_the_other_source_need_not(tmp_path, monkeypatch
     path = tmp_path / "p.safetensors"
     save_params(path, without(model(), "visual_encoder"))
     vision = {"visual_encoder": layer("patch_embed")}
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: vision)
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: vision)
     load(model(), init_from=str(path), weights=dict(vision="vit.pth"))
     with pytest.raises(ValueError, match=r"init_from=.*visual_encoder/patch_embed/kernel"):
         load(model(), init_from=str(path))
@@ -99,10 +99,10 @@ def test_foreign_weights_must_fill_their_towers(kind, monkeypatch):
     held = dict(vision=("visual_encoder",), text=TEXT, albef=tuple(model()))[kind]
     whole = {name: model()[name] for name in held}
     lacks = ("hypergraph", "adapter") + (("cross_attention",) if kind == "text" else ())
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: without(whole, *lacks))
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: without(whole, *lacks))
     load(model(), weights={kind: "file"})
     part = {"vision": "patch_embed", "text": "ffn", "albef": "cross_attention"}[kind]
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: without(whole, part))
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: without(whole, part))
     with pytest.raises(ValueError, match=rf"stages\.vqa\.weights=.*{kind}.*only part of the model.*{part}"):
         load(model(), weights={kind: "file"})
 
@@ -123,7 +123,7 @@ def test_the_photo_recipe_starts_from_minilm(monkeypatch, capsys):
     config = config_file(ROOT / "configs/hyper_albef_photos.py").get_config()
     fresh = shapes(config.model.to_dict(), vocab_size=50)
     bert = {name: without(fresh[name], "cross_attention", "hypergraph", "hg_fusion") for name in TEXT}
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: bert)
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: bert)
     load(fresh, weights=config.stages.pretrain.weights.to_dict())
     assert "visual_encoder/adapter" in capsys.readouterr().out
 

@@ -277,8 +277,8 @@ def stage(
         weights_file(f"config.stages.{name}.weights.{kind}", path)
     if section.weights.get("take") is not None and set(files) != {"bridgetower"}:
         raise ConfigError(
-            f"config.stages.{name}.weights.take chooses cross-modal layers of weights.bridgetower, but the stage starts "
-            f"from {files}: set it to None"
+            f"config.stages.{name}.weights.take chooses cross-modal layers of weights.bridgetower, but the stage "
+            f"starts from {files}: set it to None"
         )
     seen, held = (annotated(config, name, part) for part in ("train", "val"))
     if seen is None:

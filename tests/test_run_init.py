@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
+from pair_run import tiny
 from tiny_run import ROOT, config_file
 
+from jaxvl import build
+from jaxvl.config import ConfigError
 from jaxvl.interop import WeightsError, save_params, save_safetensors
 from jaxvl.models.hyper_albef import HyperALBEF
 from jaxvl.models.layers import unstack_layers
@@ -135,3 +138,12 @@ def test_vqa_starts_from_the_pretraining_of_its_recipe(tmp_path, capsys):
     save_params(path, shapes(sizes, image_size=32))
     load(shapes(sizes, image_size=32, decoder_depth=1), init_from=str(path))
     assert "fresh: text_decoder" in capsys.readouterr().out
+
+
+def test_layers_are_chosen_only_in_a_bridgetower_file(tmp_path):
+    config = tiny().get_config("scale=tiny")
+    config.stages.pretrain.weights.take = (3, 4, 5)
+    with pytest.raises(
+        ConfigError, match=r"pretrain.weights.take chooses .* of weights.bridgetower, but .* \{\}"
+    ):
+        build.stage(config, "pretrain", build.tokenizer(config), tmp_path)

@@ -13,7 +13,8 @@ from jaxvl import config as C
 VILT = dict(name="vilt", width=768, heads=12, mlp=3072, depth=12, image_size=224, patch=32, max_positions=40,
             dropout=0.1, classes=None, images=1, head_scale=2)
 CROSS, OFF = dict(depth=3, order="pre", bridge="add", mapping="top"), dict(dropout=0.0, attn_dropout=0.0)
-TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0)
+TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0,
+             word_align=False)  # True with text.teacher_vocab: a RoBERTa beside a WordPiece teacher
 FINE, BLIND = ("vqa", "nlvr2", "snli_ve"), ("vqa_blind",)
 TEACHERS, STUDENTS = ("teacher_pretrain", *(f"teacher_{task}" for task in FINE)), ("pretrain", *FINE)
 PLAIN = ("plain_pretrain", "plain_vqa", "shallow_pretrain", "shallow_vqa", *BLIND)
@@ -25,8 +26,7 @@ HINT = "ViLT's repository says how its Arrow tables are made; docs/howto/import_
 COCO = tuple(f"coco_caption_karpathy_{split}" for split in ("train", "restval", "val"))
 TABLES = dict(  # ViLT's: for training, and the last one to score on
     captions=("conceptual_caption_train_{0..29}", "sbu_{0..8}", "vg", *COCO), nlvr2=("nlvr2_train", "nlvr2_dev"),
-    vqa=("vqav2_train", "vqav2_trainable_val", "vqav2_rest_val"), snli_ve=("snli_train", "snli_dev"),
-)
+    vqa=("vqav2_train", "vqav2_trainable_val", "vqav2_rest_val"), snli_ve=("snli_train", "snli_dev"))
 
 
 def stage(kind: str, **values: object) -> dict:
@@ -36,7 +36,7 @@ def stage(kind: str, **values: object) -> dict:
     shared = dict(
         train=dict(name="vilt_arrow", files=files[:-1]), val=dict(name="vilt_arrow", files=files[-1:]),
         images=dict(augment="randaug", crop="centre", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        weights=dict(vision=None, text=None, bridgetower=None, vilt=None),  # foreign files to start from
+        weights=dict(vision=None, text=None, bridgetower=None, vilt=None, take=None),  # foreign files to start from
         optim=dict(optim, schedule=dict(name="linear", lr=5e-5, warmup=0.1)), batch_size=128, epochs=25,
     )
     return C.stage(**{**shared, **values})
@@ -44,7 +44,8 @@ def stage(kind: str, **values: object) -> dict:
 
 def pretraining() -> dict:
     """Matching, contrastive and masked-language losses (specification, section 8)."""
-    task = dict(name="pair_pretrain", itc=dict(mask_same_image=True), itm={}, mlm=dict(prob=0.15), distill=None)
+    parts = dict(itc=dict(mask_same_image=True), itm=dict(negatives="batch"), mlm=dict(prob=0.15, whole_word=False))
+    task = dict(name="pair_pretrain", **parts, distill=None)
     evals = dict(match=dict(name="match"), retrieval=dict(name="retrieval", k_test=16))
     return stage("captions", task=task, evals=evals, format=dict(name="caption", length=40, style="bert"))
 
@@ -59,8 +60,7 @@ def fine_tuning(task: str, **values: object) -> dict:
         format=dict(name="classify", field="question" if asks else "sentence", length=40, style="bert"),
         model=dict(vqa={}, nlvr2=dict(images=2, classes=2), snli_ve=dict(classes=3))[task],
         answers=dict(file="data/vqa_v2/answer_dict.json", top=None) if asks else None,
-        evals={key: dict(name=name) for key, name in scores} | dict(speed=dict(name="speed", cached=False)),
-    )
+        evals={key: dict(name=name) for key, name in scores} | dict(speed=dict(name="speed", cached=False)))
     return stage(task, **{**shared, **sizes[task], **values})
 
 
@@ -80,8 +80,8 @@ def stages() -> dict:
     made |= {f"{name}_vqa": fine_tuning("vqa", init_from=f"{name}_pretrain") for name in ("plain", "shallow")}
     made["shallow_pretrain"]["model"] = made["shallow_vqa"]["model"] = dict(interaction="shallow")
     made["vqa"]["evals"]["speed"] = made["plain_vqa"]["evals"]["speed"] = dict(name="speed", cached=True)
-    blind = dict(images=None, evals=dict(vqa=dict(name="vqa")))  # every image is the same constant
-    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", **blind)
+    only = dict(vqa=dict(name="vqa"))  # without images: every one is the same constant
+    made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", images=None, evals=only)
     return made
 
 
@@ -131,6 +131,7 @@ ABLATIONS = {  # tables 4 to 8
     "distill=cmd": {"stages.pretrain.task.distill.cross": False, **C.under(FINE, ALONE)},
     "distill=bridge": C.under(STUDENTS, {"task.distill.uni": False}),
     **{f"interaction={name}": {"model.interaction": name, **NO_CROSS} for name in ("shallow", "virt")},
+    "negatives=dataset": C.under(PRETRAINING, {"task.itm.negatives": "dataset"}),
     **C.choices("model.cross.order", ("post",)), **C.choices("model.cross.mapping", ("cross", "cumulative")),
     **C.choices("model.cross.bridge", ("none", "scaled_add", "interpolate")),
     "teacher_student": C.under(STUDENTS, {"task.distill.direction": "teacher_student"}),
@@ -143,7 +144,7 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
     model = dict(
         name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, embed_dim=256, interaction="bridge",
         text=dict(arch="bert", depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), classes=None, images=1,
-        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1),
-    )
-    config = C.base(text=dict(vocab="data/bert-base-uncased"), model=model, stages=stages(), report=REPORT)
+        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1))
+    text = dict(vocab="data/bert-base-uncased", teacher_vocab=None)
+    config = C.base(text=text, model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, chains=CHAINS, variants={}, ablations=ABLATIONS, scales=SCALES)

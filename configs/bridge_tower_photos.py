@@ -53,7 +53,8 @@ def stage(**values: object) -> dict:
 
 
 def pretraining() -> dict:
-    task = dict(name="pair_pretrain", itc=dict(mask_same_image=True), itm={}, mlm=dict(prob=0.3), distill=None)
+    task = dict(name="pair_pretrain", itc=dict(mask_same_image=True), itm=dict(negatives="batch"))
+    task |= dict(mlm=dict(prob=0.3, whole_word=False), distill=None)
     evals = dict(match=dict(name="match"), retrieval=dict(name="retrieval", k_test=16))
     examples = dict(every_epochs=None, batch_size=32, examples=200)
     return stage(**PHOTOS, task=task, evals=evals, eval=examples, format=dict(name="caption", length=24, style="bert"))

@@ -24,13 +24,15 @@ from jaxvl.data.answers import build_answers, read_answers
 from jaxvl.data.images import ImageError, ImageTransform
 from jaxvl.data.loader import Loader
 from jaxvl.data.records import DataError
-from jaxvl.data.source import FORMATS, Examples, Subset
+from jaxvl.data.source import FORMATS, Examples, FalseImages, Subset
 from jaxvl.data.text import Tokenizer, answer_array
 from jaxvl.evals import EVALS
 from jaxvl.interop import minilm_dir
 from jaxvl.models import MODELS
 from jaxvl.sharding import Partition
 from jaxvl.tasks import TASKS
+
+TEACHER_TOKENIZER = "teacher_tokenizer.json"  # in a workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +60,47 @@ def tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer:
     return Tokenizer.from_vocab(minilm_dir() if vocab == "minilm" else Path(vocab))
 
 
-def tokens(tok: Tokenizer) -> dict[str, int]:
-    """The special ids and the size, as tasks take them."""
-    return dict(pad=tok.pad_id, cls=tok.cls_id, sep=tok.sep_id, mask=tok.mask_id, size=tok.size)
+def teacher_tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokenizer | None:
+    """The tokenizer of the stages that teach, where they have one of their own (`config.text.teacher_vocab`)."""
+    if config.text.get("teacher_vocab") is None:
+        return None
+    if workdir and (workdir / TEACHER_TOKENIZER).exists():
+        return Tokenizer.from_vocab(workdir / TEACHER_TOKENIZER)
+    return Tokenizer.from_vocab(Path(config.text.teacher_vocab))
+
+
+def teachers(config: ConfigDict) -> set[str]:
+    """Names of the stages that teach others."""
+    return {s.teacher.stage for s in config.stages.values() if s.get("teacher") is not None}
+
+
+def reading(
+    config: ConfigDict, stage: str, tok: Tokenizer, theirs: Tokenizer | None
+) -> tuple[Tokenizer, Tokenizer | None]:
+    """The tokenizer of a stage, and that of its teacher if it is another one.
+
+    Raises:
+      ConfigError: one of `text.teacher_vocab` and `task.distill.word_align` is given without the other.
+    """
+    if theirs is not None and stage in teachers(config):
+        return theirs, None
+    section = config.stages[stage]
+    if section.get("teacher") is None:
+        return tok, None
+    aligned = bool((section.task.get("distill") or {}).get("word_align"))
+    if aligned != (theirs is not None):
+        given = f"config.text.teacher_vocab={config.text.get('teacher_vocab')!r}"
+        raise ConfigError(
+            f"config.stages.{stage}.task.distill.word_align={aligned} with {given}: a teacher with a tokenizer of its "
+            "own is compared word by word; set both or none"
+        )
+    return tok, theirs
+
+
+def tokens(tok: Tokenizer) -> dict[str, Any]:
+    """The special ids, the size and what continues a word, as tasks take them."""
+    special = dict(pad=tok.pad_id, cls=tok.cls_id, sep=tok.sep_id, mask=tok.mask_id)
+    return dict(special, size=tok.size, continues=tok.continues)
 
 
 def model(config: ConfigDict, stage: str, vocab_size: int, answers: list[str] | None = None) -> Any:
@@ -126,11 +166,19 @@ def annotated(config: ConfigDict, stage: str, part: str) -> Any:
 
 
 def examples(
-    config: ConfigDict, stage: str, records: Any, tok: Tokenizer, answers: list[str] | None = None
+    config: ConfigDict,
+    stage: str,
+    records: Any,
+    tok: Tokenizer,
+    answers: list[str] | None = None,
+    theirs: Tokenizer | None = None,
 ) -> Examples:
-    """What a reader gives in the stage's model-ready form; formats of classes map answers to their positions."""
+    """What a reader gives in the stage's model-ready form; formats of classes map answers to their positions.
+
+    `theirs`: tokenizer of a teacher that reads other tokens.
+    """
     section = config.stages[stage].format
-    extra: dict[str, Any] = dict(tokenizer=tok)
+    extra: dict[str, Any] = dict(tokenizer=tok) | ({} if theirs is None else dict(teacher_tokenizer=theirs))
     if answers is not None and "answers" not in section:
         extra["answers"] = tuple(answers)
     return Examples(records, make(FORMATS, "format", section, **extra), images=images(config, stage))
@@ -142,6 +190,11 @@ def images(config: ConfigDict, stage: str) -> ImageTransform | int:
     size = merged(config, stage)["image_size"]
     blind = section.images is None
     return size if blind else ImageTransform(size=size, **plain(section.images))
+
+
+def weights_files(section: ConfigDict) -> dict[str, str]:
+    """The foreign files that a stage starts from, by kind; `weights.take` is no file but a choice in one."""
+    return {k: path for k, path in section.weights.items() if k != "take" and path is not None}
 
 
 def weights_file(key: str, path: str | None) -> None:
@@ -172,9 +225,17 @@ def answer_list(config: ConfigDict, stage: str, train: Any) -> list[str] | None:
 
 
 def task(
-    config: ConfigDict, stage: str, tok: Tokenizer, answers: list[str] | None, steps_per_epoch: int
+    config: ConfigDict,
+    stage: str,
+    tok: Tokenizer,
+    answers: list[str] | None,
+    steps_per_epoch: int,
+    theirs: Tokenizer | None = None,
 ) -> Any:
-    """The stage's task with its model, and its teacher's; warm-ups given in epochs become optimiser updates."""
+    """The stage's task with its model, and its teacher's; warm-ups given in epochs become optimiser updates.
+
+    `theirs`: tokenizer of a teacher that reads other tokens.
+    """
     chosen = config.stages[stage]
     section = plain(chosen.task)
     if (section.get("distill") or {}).get("warmup_epochs") is not None:
@@ -193,7 +254,7 @@ def task(
     if taught_by is not None:
         if taught_by.stage not in config.stages:
             raise unknown(f"config.stages.{stage}.teacher.stage", str(taught_by.stage), config.stages)
-        more["teacher"] = model(config, taught_by.stage, tok.size, answers)
+        more["teacher"] = model(config, taught_by.stage, (theirs or tok).size, answers)
     if (
         "teacher" in more
         and "teacher" not in inspect.signature(TASKS.get(section.get("name"), dict)).parameters
@@ -202,17 +263,31 @@ def task(
     return given(TASKS, "task", section, more)
 
 
-def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage:
-    """Build one stage; raises on anything that does not fit, before any work."""
+def stage(
+    config: ConfigDict, name: str, tok: Tokenizer, workdir: Path, theirs: Tokenizer | None = None
+) -> Stage:
+    """Build one stage; raises on anything that does not fit, before any work.
+
+    `theirs`: of `teacher_tokenizer`.
+    """
     section = config.stages[name]
-    for kind, path in section.weights.items():
+    tok, theirs = reading(config, name, tok, theirs)
+    files = weights_files(section)
+    for kind, path in files.items():
         weights_file(f"config.stages.{name}.weights.{kind}", path)
+    if section.weights.get("take") is not None and set(files) != {"bridgetower"}:
+        raise ConfigError(
+            f"config.stages.{name}.weights.take chooses cross-modal layers of weights.bridgetower, but the stage "
+            f"starts from {files}: set it to None"
+        )
     seen, held = (annotated(config, name, part) for part in ("train", "val"))
     if seen is None:
         raise ConfigError(f"config.stages.{name}.train is None: a stage needs training data")
     answers = answer_list(config, name, seen)
-    train = examples(config, name, seen, tok, answers)
-    val: Examples | Subset | None = None if held is None else examples(config, name, held, tok, answers)
+    train = examples(config, name, seen, tok, answers, theirs)
+    val: Examples | Subset | None = (
+        None if held is None else examples(config, name, held, tok, answers, theirs)
+    )
     if val is not None and section.eval.examples is not None:
         val = Subset(val, range(min(section.eval.examples, len(val))))
     updates = len(train) // section.batch_size
@@ -227,10 +302,13 @@ def stage(config: ConfigDict, name: str, tok: Tokenizer, workdir: Path) -> Stage
         )
     # No steps at all: the stage only loads weights and evaluates them.
     steps = section.steps if section.steps is not None else math.ceil(section.epochs * updates)
+    made = task(config, name, tok, answers, updates, theirs)
+    if getattr(made, "false_images", False):  # its negatives are drawn from the whole data set
+        train = FalseImages(train.reader, train.format, train.images)
     built = Stage(
         name=name,
         config=section,
-        task=task(config, name, tok, answers, updates),
+        task=made,
         train=train,
         val=val,
         evals=evaluators(config, name, train, answers, workdir),

@@ -25,6 +25,20 @@ QUERIES = ("valid", "all")
 HEADS = ("equal", "mean")
 
 
+class Words(NamedTuple):
+    """The words that student and teacher are compared on where they cut texts into other tokens.
+
+    Attributes:
+      student, teacher: i32 `[B,M]`, `[B,M']`: the word of each token, below M; -1 = padding. Both sides have tokens of
+        every word.
+      teacher_mask: bool `[B,M']`.
+    """
+
+    student: Array
+    teacher: Array
+    teacher_mask: Array
+
+
 class Maps(NamedTuple):
     """Log-probabilities `t2v [B,H,M,P]` and `v2t [B,H,P,M]`; masked keys have a finite logit far below the others."""
 
@@ -51,6 +65,39 @@ def _scores(query_bqhk: Array, key_bshk: Array) -> Array:
     return jnp.einsum("bqhk,bshk->bhqs", query, key, precision="highest") * query.shape[-1] ** -0.5
 
 
+def word_maps(qk: CrossQK, text_mask: Array, word: Array, *, count: int) -> Maps:
+    """Log-probabilities over words: `t2v [B,H,N,P]` and `v2t [B,H,P,N]`.
+
+    As a key a word has the sum of the probabilities of its pieces, as a query the mean of their rows. A word without
+    pieces has a finite logit far below the others, and as a query a row of those.
+
+    Args:
+      qk, text_mask: as for `log_maps`.
+      word: i32 `[B,M]`, the word of each token; -1 = padding.
+      count: N, more than any of them.
+    """
+    t2v, v2t = log_maps(qk, text_mask)
+    word = jnp.where(text_mask & (word >= 0), word, count)
+    pieces = jax.nn.one_hot(word, count, dtype=jnp.float32).sum(1)[:, None, :, None]  # [B,1,N,1]
+    rows = _over_words(t2v, word, count) - jnp.log(jnp.maximum(pieces, 1.0))
+    return Maps(rows, _over_words(v2t.swapaxes(2, 3), word, count).swapaxes(2, 3))
+
+
+def _over_words(logs_bhmp: Array, word_bm: Array, count: int) -> Array:
+    """`[B,H,N,P]`: log of the sum of the probabilities of each word's tokens; word `count` is left out.
+
+    In the log domain: a probability below float32 would lose its logarithm.
+    """
+
+    def one(logs_mhp: Array, word_m: Array) -> Array:
+        most = jax.ops.segment_max(jax.lax.stop_gradient(logs_mhp), word_m, count + 1)
+        most = jnp.where(jnp.isfinite(most), most, 0.0)
+        total = jax.ops.segment_sum(jnp.exp(logs_mhp - most[word_m]), word_m, count + 1)
+        return jnp.where(total > 0, most + jnp.log(jnp.where(total > 0, total, 1.0)), MASKED)[:count]
+
+    return jax.vmap(one)(logs_bhmp.swapaxes(1, 2), word_bm).swapaxes(1, 2)
+
+
 def cross_maps(qk: CrossQK, text_mask: Array) -> tuple[Array, Array]:
     """Probabilities `(t2v [B,H,M,P], v2t [B,H,P,M])` f32; masked keys are exactly 0, also where a text has no token."""
     logs = log_maps(qk, text_mask)
@@ -66,6 +113,7 @@ def attention_kl(
     direction: str = "student_teacher",
     queries: str = "valid",
     heads: str = "equal",
+    words: Words | None = None,
 ) -> Array:
     """Mean KL divergence of the rows of `t2v` plus that of the rows of `v2t`.
 
@@ -78,17 +126,29 @@ def attention_kl(
       queries: which text queries count in `t2v`: the "valid" ones, or "all", padding too, as DiDE's code averages.
       heads: "equal" compares head by head; "mean" compares the mean of the probabilities over heads, for teachers
         with another number of heads.
+      words: the texts' tokens differ, and the maps are compared word by word (`word_maps`); then `queries` is "valid".
+        None = token by token.
 
     Returns:
       f32 scalar; 0 if no pair counts.
 
     Raises:
-      ValueError: other tokens, or with "equal" another number of heads.
+      ValueError: other tokens without `words`, `queries="all"` with them, or with "equal" another number of heads.
     """
-    check_alike(student, teacher, heads=heads)
-    both = log_maps(student, text_mask), jax.lax.stop_gradient(log_maps(teacher, text_mask))
-    keys_of: tuple[Array | bool, Array] = (True, text_mask[:, None, None, :])
-    rows_of = _counted(student, text_mask, weights, queries)
+    check_alike(student, teacher, heads=heads, words=words is not None)
+    if words is None:
+        valid = text_mask
+        student_maps, teacher_maps = log_maps(student, text_mask), log_maps(teacher, text_mask)
+    elif queries == "all":
+        raise ValueError('queries="all" counts padding, which is no word: use queries="valid" with words')
+    else:
+        count = text_mask.shape[1]
+        valid = jax.nn.one_hot(jnp.where(text_mask, words.student, -1), count).any(1)
+        student_maps = word_maps(student, text_mask, words.student, count=count)
+        teacher_maps = word_maps(teacher, words.teacher_mask, words.teacher, count=count)
+    both = student_maps, jax.lax.stop_gradient(teacher_maps)
+    keys_of: tuple[Array | bool, Array] = (True, valid[:, None, None, :])
+    rows_of = _counted(student, valid, weights, queries)
     total = jnp.zeros((), jnp.float32)
     for ours, theirs, keys, rows in zip(*both, keys_of, rows_of, strict=True):
         if heads == "mean":
@@ -99,10 +159,14 @@ def attention_kl(
     return total
 
 
-def check_alike(student: CrossQK, teacher: CrossQK, *, heads: str) -> None:
-    """Raise ValueError unless both have the same tokens and, with `heads="equal"`, the same heads."""
+def check_alike(student: CrossQK, teacher: CrossQK, *, heads: str, words: bool = False) -> None:
+    """Raise ValueError unless both have the same tokens and, with `heads="equal"`, the same heads.
+
+    With `words` the texts may have other tokens.
+    """
     for name, ours, theirs in zip(CrossQK._fields, student, teacher, strict=True):
-        if ours.shape[:2] != theirs.shape[:2]:
+        free = words and name.startswith("text")
+        if ours.shape[:1] != theirs.shape[:1] or (ours.shape[1] != theirs.shape[1] and not free):
             raise ValueError(
                 f"{name}: [B,S] is {ours.shape[:2]} for the student but {theirs.shape[:2]} for the teacher: attention "
                 "is compared token by token"

@@ -146,7 +146,7 @@ class Mismatch(NamedTuple):
     """A batch of pairs, half of them broken up.
 
     Attributes:
-      column: `[B]` i32, the row whose image each text is paired with.
+      column: `[B]` i32, the row whose image each text is paired with; `B + k` = that of further image `k`.
       broken: bool `[B]`, True for `floor(n/2)` of the `n` valid rows, False for the others.
       some: `[floor(B/2)]` i32, distinct rows that hold all broken ones.
     """
@@ -179,6 +179,14 @@ def mismatch_half(key: Array, *, valid: Array) -> Mismatch:
     return Mismatch(column, broken, order[: size // 2])
 
 
+def mismatch_further(pairing: Mismatch) -> Mismatch:
+    """The same rows broken up, but row `some[k]` gets further image `k` (`column` B + k), not another row's."""
+    size = len(pairing.column)
+    own = jnp.arange(size, dtype=jnp.int32)
+    further = own.at[pairing.some].set(size + jnp.arange(len(pairing.some), dtype=jnp.int32))
+    return pairing._replace(column=jnp.where(pairing.broken, further, own))
+
+
 # Masked language modelling --------------------------------------------------------------------------------
 
 
@@ -190,9 +198,19 @@ class Corrupted(NamedTuple):
 
 
 def mask_bernoulli(
-    key: Array, *, ids: Array, maskable: Array, mask_id: int, size: int, prob: float
+    key: Array,
+    *,
+    ids: Array,
+    maskable: Array,
+    mask_id: int,
+    size: int,
+    prob: float,
+    starts: Array | None = None,
 ) -> Corrupted:
     """Select each maskable token with `prob`; 80 % become [MASK], 10 % a uniform id, 10 % stay (BERT).
+
+    With `starts` whole words are selected, each with `prob`: all pieces of a word or none, and each of them is then
+    corrupted for itself, as BERT's whole-word models were trained.
 
     Args:
       key: random key.
@@ -201,13 +219,32 @@ def mask_bernoulli(
       mask_id: id of [MASK].
       size: vocabulary size; replacements are uniform in `[0, size)`.
       prob: selection probability in (0, 1].
+      starts: i32 `[B,L]` of `word_starts`; None = each token for itself.
     """
     k_select, k_action, k_token = jax.random.split(key, 3)
-    selected = maskable & (jax.random.uniform(k_select, ids.shape) < prob)
+    draw = jax.random.uniform(k_select, ids.shape)
+    if starts is not None:  # a word is decided by the draw of its first piece
+        draw = jnp.take_along_axis(draw, starts, axis=-1)
+    selected = maskable & (draw < prob)
     action = jax.random.uniform(k_action, ids.shape)
     token = jax.random.randint(k_token, ids.shape, 0, size, ids.dtype)
     replaced = jnp.where(action < 0.8, jnp.asarray(mask_id, ids.dtype), jnp.where(action < 0.9, token, ids))
     return Corrupted(jnp.where(selected, replaced, ids), selected)
+
+
+def word_starts(continues: Array, maskable: Array) -> Array:
+    """The position `[B,L]` i32 of the first piece of the word that each token belongs to.
+
+    A piece that continues a word after a token that is not maskable (RoBERTa's first word has no marker) begins one.
+
+    Args:
+      continues: bool `[B,L]`, whether a piece by its form continues the word before it.
+      maskable: bool `[B,L]`, False for special tokens and padding, each of which stands for itself.
+    """
+    before = jnp.pad(maskable[:, :-1], ((0, 0), (1, 0)))
+    first = ~(continues & maskable & before)
+    place = jnp.arange(maskable.shape[1], dtype=jnp.int32)
+    return jax.lax.cummax(jnp.where(first, place, 0), axis=1)
 
 
 def mask_single(key: Array, *, ids: Array, maskable: Array, mask_id: int) -> Corrupted:

@@ -72,13 +72,16 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     check_order(config, waiting, root)
     try:
         tok = build.tokenizer(config, root if begun(root) else None)
-        stages = [build.stage(config, name, tok, root) for name in waiting]
+        theirs = build.teacher_tokenizer(config, root if begun(root) else None)
+        stages = [build.stage(config, name, tok, root, theirs) for name in waiting]
     except FileNotFoundError as e:
         raise FileNotFoundError(all_missing(config, waiting, root) or str(e)) from e
     if stages and jax.process_index() == 0:
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
         tok.save(root / "tokenizer.json")
+        if theirs is not None:
+            theirs.save(root / build.TEACHER_TOKENIZER)
     with Sigterm() as sigterm:  # one that comes between two stages stops the next one at its first step
         for stage in stages:
             run_stage(config, stage, partition, root, sigterm)
@@ -122,12 +125,14 @@ def begun(root: Path) -> bool:
 
 def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
     """Every input that the stages lack, one a line, and how to get them."""
-    wanted: list[Callable[[], Any]] = [functools.partial(build.tokenizer, config, root)]
+    wanted: list[Callable[[], Any]] = [
+        functools.partial(find, config, root) for find in (build.tokenizer, build.teacher_tokenizer)
+    ]
     for name in waiting:
         section = config.stages[name]
         wanted += [
             functools.partial(build.weights_file, f"config.stages.{name}.weights.{kind}", path)
-            for kind, path in section.weights.items()
+            for kind, path in build.weights_files(section).items()
         ]
         taught_by = section.get("teacher")
         if taught_by is not None and taught_by.params is not None:
@@ -290,7 +295,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
     """
     where = f"config.stages.{stage.name}"
     source = stage.config.init_from
-    weights = {k: v for k, v in cfg.plain(stage.config.weights).items() if v is not None}
+    weights, take = build.weights_files(stage.config), cfg.plain(stage.config.weights.get("take"))
     if source is None and not weights:
         return None
 
@@ -298,7 +303,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
         params = unstack_layers(fresh)
         filled: set[str] = set()
         if weights:
-            params, note = adapt(foreign_params(weights, params), params)
+            params, note = adapt(foreign_params(weights, params, take=take), params)
             towers = set(weights) & {"vision", "text"}  # any other kind holds the whole model
             check_whole(note, f"{where}.weights={weights}", lacking(note, towers))
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")

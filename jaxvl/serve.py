@@ -270,13 +270,15 @@ def load(
     config = cfg.load(root / "config.json")
     enable_compilation_cache()
     name = answering_stage(config, root, stage)
-    tok = build.tokenizer(config, root)
+    tok, theirs = build.reading(
+        config, name, build.tokenizer(config, root), build.teacher_tokenizer(config, root)
+    )
     answers = cfg.load_list(root / name / "answers.json") if config.stages[name].answers is not None else None
     config.precision.layers = "unroll"  # the form in which parameters are stored
     section = config.stages[name].task
     if "k_test" in section:
         section.top_n = section.k_test  # all that are ranked can be asked for
-    task = build.task(config, name, tok, answers, steps_per_epoch=1)
+    task = build.task(config, name, tok, answers, steps_per_epoch=1, theirs=theirs)
     trainer = Trainer(
         task, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), eval_batch_size=batch_size
     )
@@ -343,6 +345,7 @@ def make_asker(
     else:
         pixels = images
         seen = {key: getattr(images, key) for key in ("size", "crop", "mean", "std")}
-    vocabulary = hash_bytes([(root / "tokenizer.json").read_bytes()])
+    own = stage in build.teachers(config) and (root / build.TEACHER_TOKENIZER).exists()
+    vocabulary = hash_bytes([(root / (build.TEACHER_TOKENIZER if own else "tokenizer.json")).read_bytes()])
     read = dict(tokenizer=vocabulary, length=form.length, style=form.style)
     return Asker(cached, tokens=tokens, pixels=pixels, inputs={"image": seen, "text": read})

@@ -5,9 +5,12 @@ Batch keys (leading axis = example; `B` batch, `L` text, `N` answers, `R` region
 | key                        | shape and type                  | meaning                                              |
 |----------------------------|---------------------------------|------------------------------------------------------|
 | `image`, `image2`          | `[B,H,W,3]` f32                 | normalised pixels                                    |
+| `false_image`, `false_image_id` | as `image`, `image_id`     | an image drawn from the data set that is no match    |
 | `image_states`             | `[B,(Z,)P,D]` f32               | encoded image, given instead of `image` when cached  |
 | `image2_states`            | `[B,Z,P,D]` f32                 | the same of `image2`                                 |
 | `text`, `text_mask`        | `[B,L]` i32, `[B,L]` bool       | token ids; True = token                              |
+| `teacher_text`, `.._mask`  | as `text`, `text_mask`          | the text in the tokens of a teacher that has its own |
+| `text_word`, `teacher_text_word` | `[B,L]` i32               | word of each token on both sides; -1 = padding       |
 | `text_states`              | `[B,Z,L,D]` f32                 | encoded text, given instead of `text` when cached    |
 | `label`                    | `[B]` i32                       | class                                                |
 | `label`, `label_score`     | `[B,K]` i32, `[B,K]` f32        | classes with soft scores; unused = class A, score 0  |

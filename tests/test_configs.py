@@ -54,6 +54,8 @@ def example(config, stage):
     )  # fmt: skip
     if model.get("images") == 2:
         batch["image2"] = batch["image"]
+    if (section.task.get("itm") or {}).get("negatives") == "dataset":
+        batch |= dict(false_image=batch["image"], false_image_id=batch["image_id"])
     if section.format.name == "classify":
         lists = dict(label=array(10), label_score=array(10, dtype=jnp.float32))
         batch |= dict(label=array()) if section.answers is None else lists

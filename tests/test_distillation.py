@@ -250,3 +250,112 @@ def test_bernoulli_labels_are_finite_for_certain_teachers():
     value, slope = jax.value_and_grad(lambda z: distillation.soft_bernoulli(z, far).sum())(-far)
     np.testing.assert_allclose(value, 400.0, rtol=1e-6)
     assert np.isfinite(slope).all()
+
+
+# Words ----------------------------------------------------------------------------------------------------
+
+
+def numbered(mask) -> jnp.ndarray:
+    """Each token is a word of its own."""
+    return jnp.where(mask, jnp.arange(mask.shape[1]), -1)
+
+
+WORD = jnp.array([[0, 1, 1, -1, -1], [0, 1, 2, 2, 3]])  # of MASK's tokens
+THEIRS = jnp.array([[0, 0, 1, -1], [0, 1, 2, 3]])
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("heads", distillation.HEADS)
+def test_words_of_one_token_on_both_sides_change_nothing(direction, heads):
+    how = dict(text_mask=MASK, direction=direction, heads=heads, weights=jnp.array([1.0, 0.5]))
+    words = distillation.Words(numbered(MASK), numbered(MASK), MASK)
+    want = distillation.attention_kl(qk(0), qk(1), **how)
+    np.testing.assert_allclose(distillation.attention_kl(qk(0), qk(1), words=words, **how), want, rtol=1e-5)
+
+
+def test_a_word_has_the_sum_of_its_pieces_as_key_and_their_mean_as_query():
+    part = qk(2)
+    t2v, v2t = (np.asarray(x) for x in distillation.cross_maps(part, MASK))
+    got = [np.exp(x) for x in distillation.word_maps(part, MASK, WORD, count=5)]
+    for b, row in enumerate(np.asarray(WORD)):
+        for word in range(row.max() + 1):
+            np.testing.assert_allclose(got[0][b, :, word], t2v[b][:, row == word].mean(1), rtol=1e-5)
+            np.testing.assert_allclose(got[1][b, :, :, word], v2t[b][:, :, row == word].sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(got[0][b, :, : row.max() + 1].sum(-1), 1.0, rtol=1e-5)
+        assert got[1][b, :, :, row.max() + 1 :].max() < 1e-30
+    np.testing.assert_allclose(got[1].sum(-1), 1.0, rtol=1e-5)
+
+
+@DIRECTIONS
+def test_the_divergence_over_words_equals_loops(direction):
+    ours, theirs, mask = qk(3), qk(4, texts=4), THEIRS >= 0
+    got = distillation.attention_kl(
+        ours, theirs, text_mask=MASK, direction=direction, words=distillation.Words(WORD, THEIRS, mask)
+    )
+    maps = [
+        [np.exp(np.asarray(x, np.float64)) for x in distillation.word_maps(part, m, word, count=5)]
+        for part, m, word in ((ours, MASK, WORD), (theirs, mask, THEIRS))
+    ]
+    s, t = maps if direction == "student_teacher" else maps[::-1]
+    with np.errstate(invalid="ignore"):  # words that are not there
+        kl = [np.log(p / q) * p for p, q in zip(s, t, strict=True)]
+    sizes = [2, 4]  # words of the two texts
+    text = sum(kl[0][b, :, :n].sum((-1, -2)).mean() for b, n in enumerate(sizes)) / sum(sizes)
+    image = np.mean([kl[1][b, :, :, :n].sum(-1).mean() for b, n in enumerate(sizes)])
+    np.testing.assert_allclose(got, text + image, rtol=1e-5)
+
+
+def test_a_token_cut_in_two_halves_is_the_same_word_and_has_no_divergence_or_gradient():
+    """The teacher's second token is two pieces, each with its scores less log 2 as key and its query twice."""
+    ours = qk(5, texts=3, batch=1)
+    ones = jnp.ones((*ours.image_q.shape[:3], 1))
+    key = jnp.concatenate([ours.text_k, jnp.zeros((1, 3, 3, 1))], -1)[:, jnp.array([0, 1, 1, 2])]
+    key = (
+        (key * np.sqrt(5 / 4)).at[:, 1:3, :, -1].set(-np.log(2.0) * np.sqrt(5))
+    )  # five dims are scaled by 1/sqrt(5)
+    theirs = CrossQK(
+        ours.text_q[:, jnp.array([0, 1, 1, 2])], ours.image_k, jnp.concatenate([ours.image_q, ones], -1), key
+    )
+    words = distillation.Words(jnp.array([[0, 1, 2]]), jnp.array([[0, 1, 1, 2]]), jnp.ones((1, 4), bool))
+    loss = lambda student: distillation.attention_kl(  # noqa: E731
+        student, theirs, text_mask=jnp.ones((1, 3), bool), words=words
+    )
+    value, grads = jax.jit(jax.value_and_grad(loss))(ours)
+    assert abs(value) < 1e-6
+    assert max(float(jnp.abs(g).max()) for g in grads) < 1e-6
+
+
+def test_padding_is_no_word():
+    ours, theirs, mask = qk(6), qk(7, texts=4), THEIRS >= 0
+    loss = jax.jit(
+        lambda s, t, m, words: jax.value_and_grad(
+            lambda x: distillation.attention_kl(x, t, text_mask=m, words=words)
+        )(s)
+    )
+    words = distillation.Words(WORD, THEIRS, mask)
+    value, grads = loss(ours, theirs, MASK, words)
+    pads = [(ours, MASK), (theirs, mask)]
+    noisy = [
+        part._replace(text_q=jnp.where(m[..., None, None], part.text_q, 9.0),
+                      text_k=jnp.where(m[..., None, None], part.text_k, -9.0)) for part, m in pads
+    ]  # fmt: skip
+    again, _ = loss(*noisy, MASK, words)
+    np.testing.assert_allclose(again, value, rtol=1e-6)
+    assert all(np.isfinite(g).all() for g in grads) and not np.asarray(grads.text_k)[0, 3:].any()
+    wider = [jnp.pad(x, ((0, 0), (0, 2)), constant_values=-1) for x in (WORD, THEIRS)]
+    more = [
+        p._replace(
+            **{k: jnp.pad(getattr(p, k), ((0, 0), (0, 2), (0, 0), (0, 0))) for k in ("text_q", "text_k")}
+        )
+        for p in (ours, theirs)
+    ]
+    longer, _ = loss(*more, wider[0] >= 0, distillation.Words(*wider, wider[1] >= 0))
+    np.testing.assert_allclose(longer, value, rtol=1e-6)
+
+
+def test_words_need_valid_queries_and_images_of_the_same_patches():
+    words = distillation.Words(WORD, THEIRS, THEIRS >= 0)
+    with pytest.raises(ValueError, match='queries="all" counts padding'):
+        distillation.attention_kl(qk(0), qk(1, texts=4), text_mask=MASK, words=words, queries="all")
+    with pytest.raises(ValueError, match=r"image_k: \[B,S\]"):
+        distillation.attention_kl(qk(0), qk(1, texts=4, images=6), text_mask=MASK, words=words)

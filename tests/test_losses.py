@@ -209,6 +209,33 @@ def test_masking_rates_on_a_million_tokens():
     assert random_ids.max() < 30522
 
 
+def test_whole_words_are_selected_all_or_none_at_the_rate_of_tokens():
+    """Rows of [CLS], words of one to three pieces, [SEP]: word numbers against losses.word_starts' first positions."""
+    row = np.array([-1, 0, 1, 1, 2, 2, 2, 3, -2])
+    words = jnp.broadcast_to(jnp.asarray(row), (30_000, 9))
+    maskable = words >= 0
+    starts = losses.word_starts(
+        jnp.asarray([0, 1, 0, 1, 0, 1, 1, 0, 0], bool)[None].repeat(30_000, 0), maskable
+    )
+    np.testing.assert_array_equal(
+        starts[0], [0, 1, 2, 2, 4, 4, 4, 7, 8]
+    )  # the first word's marker does not count
+    how = dict(ids=jnp.full(words.shape, 7), maskable=maskable, mask_id=3, size=30522, prob=0.15)
+    out = losses.mask_bernoulli(KEY, **how, starts=starts)
+    selected, after = np.asarray(out.selected), np.asarray(out.ids)
+    for word in range(4):
+        pieces = selected[:, row == word]
+        assert (pieces == pieces[:, :1]).all()
+        assert abs(pieces[:, 0].mean() - 0.15) < 0.006
+    assert abs(selected[:, 1:8].mean() - 0.15) < 0.003 and not selected[:, [0, 8]].any()
+    chosen = after[selected]
+    assert abs((chosen == 3).mean() - 0.8) < 0.01 and abs((chosen == 7).mean() - 0.1) < 0.01
+    both = selected[:, 2]  # pieces of one word are corrupted each for itself
+    assert abs((after[both][:, 2:4] == 3).all(1).mean() - 0.64) < 0.03
+    again = losses.mask_bernoulli(KEY, **how, starts=starts)
+    np.testing.assert_array_equal(again.ids, out.ids)
+
+
 def test_single_masking_takes_exactly_one_maskable_token_uniformly():
     ids = jnp.broadcast_to(jnp.array([1, 7, 8, 9, 0]), (9000, 5))
     maskable = jnp.broadcast_to(jnp.array([False, True, True, True, False]), ids.shape).at[0].set(False)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
+from pair_run import tiny
 from tiny_run import ROOT, config_file
 
+from jaxvl import build
+from jaxvl.config import ConfigError
 from jaxvl.interop import WeightsError, save_params, save_safetensors
 from jaxvl.models.hyper_albef import HyperALBEF
 from jaxvl.models.layers import unstack_layers
@@ -88,7 +91,7 @@ def test_what_the_weights_filled_the_other_source_need_not(tmp_path, monkeypatch
     path = tmp_path / "p.safetensors"
     save_params(path, without(model(), "visual_encoder"))
     vision = {"visual_encoder": layer("patch_embed")}
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: vision)
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: vision)
     load(model(), init_from=str(path), weights=dict(vision="vit.pth"))
     with pytest.raises(ValueError, match=r"init_from=.*visual_encoder/patch_embed/kernel"):
         load(model(), init_from=str(path))
@@ -99,10 +102,10 @@ def test_foreign_weights_must_fill_their_towers(kind, monkeypatch):
     held = dict(vision=("visual_encoder",), text=TEXT, albef=tuple(model()))[kind]
     whole = {name: model()[name] for name in held}
     lacks = ("hypergraph", "adapter") + (("cross_attention",) if kind == "text" else ())
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: without(whole, *lacks))
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: without(whole, *lacks))
     load(model(), weights={kind: "file"})
     part = {"vision": "patch_embed", "text": "ffn", "albef": "cross_attention"}[kind]
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: without(whole, part))
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: without(whole, part))
     with pytest.raises(ValueError, match=rf"stages\.vqa\.weights=.*{kind}.*only part of the model.*{part}"):
         load(model(), weights={kind: "file"})
 
@@ -123,7 +126,7 @@ def test_the_photo_recipe_starts_from_minilm(monkeypatch, capsys):
     config = config_file(ROOT / "configs/hyper_albef_photos.py").get_config()
     fresh = shapes(config.model.to_dict(), vocab_size=50)
     bert = {name: without(fresh[name], "cross_attention", "hypergraph", "hg_fusion") for name in TEXT}
-    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like: bert)
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: bert)
     load(fresh, weights=config.stages.pretrain.weights.to_dict())
     assert "visual_encoder/adapter" in capsys.readouterr().out
 
@@ -135,3 +138,12 @@ def test_vqa_starts_from_the_pretraining_of_its_recipe(tmp_path, capsys):
     save_params(path, shapes(sizes, image_size=32))
     load(shapes(sizes, image_size=32, decoder_depth=1), init_from=str(path))
     assert "fresh: text_decoder" in capsys.readouterr().out
+
+
+def test_layers_are_chosen_only_in_a_bridgetower_file(tmp_path):
+    config = tiny().get_config("scale=tiny")
+    config.stages.pretrain.weights.take = (3, 4, 5)
+    with pytest.raises(
+        ConfigError, match=r"pretrain.weights.take chooses .* of weights.bridgetower, but .* \{\}"
+    ):
+        build.stage(config, "pretrain", build.tokenizer(config), tmp_path)

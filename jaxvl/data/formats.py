@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from jaxvl.data.alignment import aligned
 from jaxvl.data.answers import soft_scores
 from jaxvl.data.text import Tokenizer, clean_caption, clean_question
 
@@ -43,11 +44,13 @@ class CaptionFormat:
 
     Args:
       style: see `text_ids`.
+      teacher_tokenizer: see `text_arrays`.
     """
 
     tokenizer: Tokenizer
     length: int = 25
     style: str = "albef"
+    teacher_tokenizer: Tokenizer | None = None
 
     def encode(self, annotation: Mapping[str, Any], rng: np.random.Generator | None) -> Encoded:
         """Arrays of one caption of `annotation`."""
@@ -57,8 +60,9 @@ class CaptionFormat:
 
     def caption(self, caption: str) -> Encoded:
         """Arrays of this caption."""
-        ids, mask, text = text_ids(self.tokenizer, caption, self.length, style=self.style)
-        return Encoded({"text": ids, "text_mask": mask}, text)
+        return text_arrays(
+            self.tokenizer, caption, self.length, style=self.style, teacher_tokenizer=self.teacher_tokenizer
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class ClassifyFormat:
       max_labels: K.
       matching: how human answers are compared with `answers`, see `soft_scores`.
       style: see `text_ids`.
+      teacher_tokenizer: see `text_arrays`.
     """
 
     tokenizer: Tokenizer
@@ -136,12 +141,15 @@ class ClassifyFormat:
     max_labels: int = 10
     matching: str = "normalised"
     style: str = "bert"
+    teacher_tokenizer: Tokenizer | None = None
 
     def encode(self, annotation: Mapping[str, Any], rng: np.random.Generator | None) -> Encoded:
         """Arrays of the text of `annotation` and of its label or labels."""
         given = field(annotation, self.field, f"a reader of {self.field}s")
-        ids, mask, text = text_ids(self.tokenizer, given, self.length, style=self.style)
-        arrays = {"text": ids, "text_mask": mask}
+        made = text_arrays(
+            self.tokenizer, given, self.length, style=self.style, teacher_tokenizer=self.teacher_tokenizer
+        )
+        arrays, text = made.arrays, made.text
         if self.answers is None:
             label = field(annotation, "label", "a reader of labelled sentences")
             # A test file without labels can be predicted.
@@ -185,6 +193,31 @@ class ClassifyFormat:
 
 
 FORMATS = {"caption": CaptionFormat, "vqa": QuestionFormat, "classify": ClassifyFormat}
+
+
+def text_arrays(
+    tokenizer: Tokenizer,
+    text: str,
+    length: int,
+    *,
+    style: str,
+    teacher_tokenizer: Tokenizer | None = None,
+) -> Encoded:
+    """`text`, `text_mask` [L] of `text_ids`; with a teacher's tokenizer what `alignment.aligned` gives.
+
+    Args:
+      teacher_tokenizer: of a teacher that reads other tokens than the student; None = it reads the same.
+
+    Raises:
+      ValueError: a teacher's tokenizer, and a style that ends without `[SEP]`, which would have no counterpart.
+    """
+    if teacher_tokenizer is None:
+        ids, mask, text = text_ids(tokenizer, text, length, style=style)
+        return Encoded({"text": ids, "text_mask": mask}, text)
+    text = _cleaned(text, style)
+    if style == "albef":
+        raise ValueError('style="albef" has no [SEP] to align with a teacher\'s: use style="bert"')
+    return Encoded(aligned(tokenizer, teacher_tokenizer, text, length), text)
 
 
 def text_ids(

@@ -26,12 +26,12 @@ from jaxvl.data.formats import (
     QuestionFormat,
     field,
 )
-from jaxvl.data.images import ImageTransform
+from jaxvl.data.images import ImageError, ImageTransform
 from jaxvl.data.records import DataError, Records
 
 __all__ = [
-    "FORMATS", "CaptionFormat", "Captions", "ClassifyFormat", "Encoded", "Examples", "Format", "Images", "Pairs",
-    "QuestionFormat", "Reader", "Subset", "WithRows",
+    "FORMATS", "CaptionFormat", "Captions", "ClassifyFormat", "Encoded", "Examples", "FalseImages", "Format", "Images",
+    "Pairs", "QuestionFormat", "Reader", "Subset", "WithRows",
 ]  # fmt: skip
 
 
@@ -151,6 +151,10 @@ class Examples(_Base):
         return self.format.caption(caption).arrays
 
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
+        return self._augmented(i, rng)[0]
+
+    def _augmented(self, i: int, rng: np.random.Generator) -> tuple[Arrays, str]:
+        """The row, and the words that its images were kept true to."""
         annotation = self.annotation(i)
         encoded = self.format.encode(annotation, rng)
         bare = not annotation.get("answers", True) and not annotation.get("targets", True)
@@ -163,7 +167,7 @@ class Examples(_Base):
         images = {"image": self._training(self.reader.image, i, rng, encoded.text)}
         if "image2" in annotation:  # drawn after the first image: its augmentation is another one
             images["image2"] = self._training(_second(self.reader), i, rng, encoded.text)
-        return {**images, **encoded.arrays, **_image_id(annotation)}
+        return {**images, **encoded.arrays, **_image_id(annotation)}, encoded.text
 
     def _training(
         self, read: Callable[[int], np.ndarray], i: int, rng: np.random.Generator, text: str
@@ -190,6 +194,43 @@ class Examples(_Base):
     @property
     def check_command(self) -> str:
         return getattr(self.reader, "check_command", "")
+
+
+class FalseImages(Examples):
+    """`Examples` whose training rows bring an image that does not belong to them: `false_image`, `false_image_id`.
+
+    It is that of a row drawn from the whole data set, of another `image_id`, and a function of (i, rng) like the rest
+    of the row, augmented for the same words as the row's own. One that cannot be read is drawn anew: as an image of
+    its own row the loader counts it. Where `DRAWS` rows all show the row's own image, `false_image_id` says so, and a
+    task gives the pair no weight.
+    """
+
+    DRAWS = 20
+
+    def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
+        own, words = self._augmented(i, rng)  # drawn first: the rest of the row is as without a false image
+        unreadable = None
+        for _ in range(self.DRAWS):
+            other = int(rng.integers(len(self)))
+            if self.annotation(other)["image_id"] == own["image_id"]:
+                continue
+            try:
+                image = self._training(self.reader.image, other, rng, words)
+            except ImageError as error:
+                unreadable = error
+                continue
+            return {
+                **own,
+                "false_image": image,
+                "false_image_id": _image_id(self.annotation(other))["image_id"],
+            }
+        if unreadable is not None:
+            raise unreadable
+        return {**own, "false_image": own["image"], "false_image_id": own["image_id"]}
+
+    def shapes(self) -> Arrays:
+        found = super().shapes()
+        return {**found, "false_image": found["image"], "false_image_id": found["image_id"]}
 
 
 class _View(_Base):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")  # the same parts, of byte-level BPE
+SPACE = "\u0120"  # how byte-level BPE writes the space before a word
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
 _SPACES = re.compile(r"\s+")
 
@@ -39,19 +42,23 @@ def clean_question(text: str, *, max_words: int = 30) -> str:
 
 
 class Tokenizer:
-    """WordPiece ids of a text, BERT's normalisation.
+    """WordPiece ids of a text, BERT's normalisation; from a `tokenizer.json` also RoBERTa's byte-level BPE.
 
-    Build it with `Tokenizer.from_vocab`. Attributes: `size`, `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id`.
+    Build it with `Tokenizer.from_vocab`. Attributes: `size`, `pad_id`, `unk_id`, `cls_id`, `sep_id`, `mask_id`,
+    `byte_level` (True for byte-level BPE).
     Instances can be pickled, so loader processes can hold one.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, *, origin: str) -> None:
-        special = {token: backend.token_to_id(token) for token in SPECIAL_TOKENS}
+        self.byte_level = isinstance(backend.decoder, decoders.ByteLevel)
+        names = ROBERTA_TOKENS if self.byte_level else SPECIAL_TOKENS
+        special = {token: backend.token_to_id(token) for token in names}
         missing = [token for token, i in special.items() if i is None]
         if missing:
+            kind = "RoBERTa" if self.byte_level else "BERT"
             raise ValueError(
                 f"{origin}: the vocabulary lacks {', '.join(missing)}. "
-                f"A BERT vocabulary holds {' '.join(SPECIAL_TOKENS)}: add the missing lines."
+                f"A {kind} vocabulary holds {' '.join(names)}: add the missing lines."
             )
         backend.no_padding()
         backend.no_truncation()
@@ -85,9 +92,30 @@ class Tokenizer:
             lowercase = _configured_lowercase(path.with_name("tokenizer_config.json"))
         return cls(_word_piece(tokens, lowercase, origin=str(path)), origin=str(path))
 
+    @cached_property
+    def continues(self) -> np.ndarray:
+        """Bool `[size]`: the pieces that continue a word.
+
+        Those of WordPiece begin with "##"; those of byte-level BPE lack the space before them, which the first word of
+        a text lacks too (`losses.word_starts` knows that).
+        """
+        out = np.zeros(self.size, bool)
+        special = {self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}
+        for token, i in self._backend.get_vocab().items():
+            out[i] = not token.startswith(SPACE) if self.byte_level else token.startswith("##")
+        out[list(special)] = False
+        return out
+
     def encode(self, text: str) -> list[int]:
         """Ids of the word pieces of `text`, without special tokens."""
         return self._backend.encode(text, add_special_tokens=False).ids
+
+    def located(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+        """Ids as of `encode`, the characters `(start, end)` of each, and the number of the word it was cut from."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        alone = len(found.ids)  # a special token written in the text is a word of its own
+        units = [alone + i if word is None else word for i, word in enumerate(found.word_ids)]
+        return found.ids, found.offsets, units
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without the special tokens."""

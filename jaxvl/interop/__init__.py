@@ -17,6 +17,7 @@ from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.sources import foreign_params, minilm_dir
 from jaxvl.interop.torch_weights import read
 from jaxvl.interop.torch_zip import UnsafeWeightsError
+from jaxvl.interop.tower_export import export_text_tower, export_vision_tower
 from jaxvl.interop.towers import import_text_tower, import_vision_tower
 from jaxvl.interop.vilt import export_vilt, import_vilt
 from jaxvl.interop.vit import import_vit
@@ -30,7 +31,9 @@ __all__ = [
     "export_albef",
     "export_bridgetower",
     "export_mcan",
+    "export_text_tower",
     "export_vilt",
+    "export_vision_tower",
     "foreign_params",
     "import_albef",
     "import_bert",

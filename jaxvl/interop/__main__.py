@@ -16,6 +16,7 @@ from jaxvl.interop.files import Tensors, Tree, WeightsError, load_params, save_p
 from jaxvl.interop.mcan import export_mcan, import_mcan
 from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.torch_weights import read
+from jaxvl.interop.tower_export import export_text_tower, export_vision_tower
 from jaxvl.interop.towers import import_text_tower, import_vision_tower
 from jaxvl.interop.vilt import export_vilt, import_vilt
 from jaxvl.interop.vit import import_vit
@@ -38,6 +39,8 @@ EXPORTS: Mapping[str, Callable[[Tree], Tensors]] = {
     "vilt": export_vilt,
     "bridgetower": export_bridgetower,
     "mcan": export_mcan,
+    "text_tower": export_text_tower,
+    "vision_tower": export_vision_tower,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,9 @@ def minilm_dir() -> Path:
     return folder
 
 
-def foreign_params(weights: Mapping[str, str], like: Mapping[str, Any]) -> Tree:
+def foreign_params(
+    weights: Mapping[str, str], like: Mapping[str, Any], *, take: Sequence[int] | None = None
+) -> Tree:
     """Parameters in jaxvl's names from the foreign files of a config.
 
     Args:
@@ -62,6 +64,7 @@ def foreign_params(weights: Mapping[str, str], like: Mapping[str, Any]) -> Tree:
         ViT and `{"text": path}` of a BERT (or "minilm"); for a dual encoder with a bridge also CLIP, RoBERTa, ViLT.
       like: the model's parameters, which tell its kind (`kind_of`). BERT's layers are divided between text and fusion
         encoder as in them; depths, position grid, type rows and a tied decoder are theirs.
+      take: which of a BridgeTower file's cross-modal layers to take, from 0, where it has more than the model.
 
     Raises:
       FileNotFoundError: no such file, or MiniLM is not installed.
@@ -74,11 +77,17 @@ def foreign_params(weights: Mapping[str, str], like: Mapping[str, Any]) -> Tree:
     if unknown or not weights or (whole in weights and len(weights) > 1):
         choice = f"'vision' and/or 'text', or {whole!r} alone, which holds both" if towers else f"{whole!r}"
         raise WeightsError(f"weights={dict(weights)}: expected {choice}")
+    if take is not None and set(weights) != {"bridgetower"}:
+        raise WeightsError(
+            f"take={tuple(take)} chooses cross-modal layers of weights.bridgetower, but weights={dict(weights)}"
+        )
     params: Tree = {}
     for kind, path in weights.items():
         folder = minilm_dir() if kind == "text" and path == "minilm" else Path(path)
         try:
-            params |= _importer(kind, like)(read(folder)).params
+            load: Callable[..., Any] = _importer(kind, like)
+            load = load if take is None else partial(load, take=tuple(take))
+            params |= load(read(folder)).params
         except WeightsError as error:
             raise WeightsError(f"weights.{kind}={path}: {error}") from error
     return params

@@ -144,10 +144,11 @@ class ClassifyTask(teaching.TaughtTask):
         return teaching.soft_labels(ours_ba, theirs_ba, self.weights)
 
     def _for_teacher(self, batch: Batch) -> Batch:
-        """The batch with the teacher's pixels."""
+        """The batch with the teacher's pixels and, if it has its own, tokens."""
         images = {k: batch[k] for k in ("image", "image2") if k in batch}
         seen = {k: teaching.pixels(v, student=self.model, teacher=self.teacher) for k, v in images.items()}
-        return {**{k: v for k, v in batch.items() if not k.endswith("_states")}, **seen}
+        given = teaching.own_text(batch, self.distill)
+        return {**{k: v for k, v in given.items() if not k.endswith("_states")}, **seen}
 
     def _attention(
         self, params: PyTree, ours: Forward, theirs: Forward, batch: Batch, rows: Array
@@ -155,16 +156,16 @@ class ClassifyTask(teaching.TaughtTask):
         """Terms "attn_uni", "attn_cross", summed over the images of a row, and the entropies."""
         terms: Metrics = {}
         entropies: Metrics = {}
-        mask = batch["text_mask"]
+        mask, words = batch["text_mask"], teaching.words(batch, self.distill)
         for image, fused, taught in zip(ours.images, ours.fused, theirs.fused, strict=True):
             image = teaching.take(image, self._index(len(mask), image))
             qks = teaching.maps(self.model, params, self.distill, text=ours.text, image=image, fused=fused)
             found = teaching.attention(
-                "attn", qks, taught.qk, text_mask=mask, weights=rows, distill=self.distill
+                "attn", qks, taught.qk, text_mask=mask, weights=rows, distill=self.distill, words=words
             )
             terms = {name: (terms[name][0] + x, n) if terms else (x, n) for name, (x, n) in found.items()}
             qks |= {} if taught.qk is None else {"teacher": taught.qk}
-            seen = teaching.entropies(qks, text_mask=mask, weights=rows)
+            seen = teaching.entropies(qks, text_mask=mask, weights=rows, words=words)
             entropies = {
                 name: (entropies[name][0] + x, entropies[name][1] + n) if entropies else (x, n)
                 for name, (x, n) in seen.items()

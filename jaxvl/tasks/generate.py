@@ -54,7 +54,7 @@ class GenerateTask:
         self,
         model: Any,
         *,
-        tokens: Mapping[str, int],
+        tokens: Mapping[str, Any],
         answers: np.ndarray,
         k_test: int = 128,
         rank_score: str = "albef",

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from jaxvl.distillation import DIRECTIONS, HEADS, QUERIES
 
 T = TypeVar("T")
@@ -17,13 +19,17 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType({})  # a part with all its defaul
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Special token ids and the vocabulary size."""
+    """Special token ids and the vocabulary size.
+
+    `continues`: bool `[V]`, the pieces that continue a word; None = not known, which whole-word masking needs.
+    """
 
     pad: int
     cls: int
     sep: int
     mask: int
     size: int
+    continues: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +101,20 @@ class Masking:
       strategy: "bernoulli" = BERT's 80/10/10 corruption; "single" = one [MASK] per text.
       max_share: positions up to `ceil(max_share * L)` per text enter the vocabulary product; in the rare batch
         with more, the others follow in a second product, so that the loss is the same for any value. None = all.
+      whole_word: select words, all their pieces at once, instead of pieces ("bernoulli" only); ViLT's recipe.
     """
 
     prob: float = 0.15
     strategy: str = "bernoulli"
     max_share: float | None = 0.5
+    whole_word: bool = False
 
     def __post_init__(self) -> None:
         one_of("mlm.strategy", self.strategy, ("bernoulli", "single"))
+        if self.whole_word and self.strategy != "bernoulli":
+            raise ValueError(
+                f'mlm.whole_word=True with mlm.strategy={self.strategy!r}: only "bernoulli" masks whole words'
+            )
         within("mlm.prob", self.prob, 0.0, 1.0)
         within("mlm.max_share", 1.0 if self.max_share is None else self.max_share, 1e-6, 1.0)
 
@@ -118,6 +130,20 @@ class InBatch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mismatching(InBatch):
+    """Matching loss for which half of the pairs are broken up.
+
+    `negatives`: "batch" = a broken text gets the image of another broken pair; "dataset" = it gets
+    `batch["false_image"]`, drawn from the whole data set (`data.source.FalseImages`), as in ViLT.
+    """
+
+    negatives: str = "batch"
+
+    def __post_init__(self) -> None:
+        one_of("itm.negatives", self.negatives, ("batch", "dataset"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Teaching:
     """How a fixed teacher is imitated; `distillation` has the definitions.
 
@@ -129,6 +155,8 @@ class Teaching:
       queries: which text queries count, the "valid" ones or "all".
       heads: "equal" = head by head, "mean" = the mean over heads, for another number of heads.
       tau: temperature of categorical soft labels.
+      word_align: the teacher has another tokenizer (`batch["teacher_text"]`), and attention is compared on the words
+        that both cut at; for a RoBERTa beside a WordPiece teacher.
     """
 
     uni: bool = True
@@ -137,8 +165,13 @@ class Teaching:
     queries: str = "valid"
     heads: str = "equal"
     tau: float = 1.0
+    word_align: bool = False
 
     def __post_init__(self) -> None:
+        if self.word_align and self.queries == "all":
+            raise ValueError(
+                'distill.word_align=True with distill.queries="all": padding is no word; set distill.queries="valid"'
+            )
         one_of("distill.direction", self.direction, DIRECTIONS)
         one_of("distill.queries", self.queries, QUERIES)
         one_of("distill.heads", self.heads, HEADS)
@@ -174,6 +207,11 @@ class PairTeaching(Teaching):
         ):
             for value in getattr(self, name):
                 one_of(f"distill.{name}", value, choices)
+        if self.word_align and tuple(self.mlm):
+            raise ValueError(
+                f"distill.word_align=True with distill.mlm={tuple(self.mlm)}: the masked tokens of a student have no "
+                "counterparts in another tokenizer's text; set distill.mlm=()"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +251,20 @@ def options(kind: type[T], name: str, given: Mapping[str, Any] | None) -> T | No
     if required:
         raise ValueError(f"missing option {name}.{required[0]}: {kind.__name__} needs {', '.join(fields)}")
     return kind(**given)
+
+
+def masking(given: Mapping[str, Any] | None, tokens: Tokens) -> Masking | None:
+    """Options `mlm`, checked against the vocabulary.
+
+    Raises:
+      ValueError: whole words are asked for, and the tokens do not say where one begins.
+    """
+    found = options(Masking, "mlm", given)
+    if found is not None and found.whole_word and tokens.continues is None:
+        raise ValueError(
+            "mlm.whole_word=True needs tokens.continues, which pieces continue a word (data.text.Tokenizer.continues)"
+        )
+    return found
 
 
 def required(kind: type[T], name: str, given: Mapping[str, Any]) -> T:

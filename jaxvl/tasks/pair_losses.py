@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxvl import losses
 from jaxvl.tasks import pretrain_losses as parts
 from jaxvl.tasks.momentum import call
-from jaxvl.tasks.options import InBatch, Masking, Teaching
+from jaxvl.tasks.options import InBatch, Masking, Mismatching, Teaching
 from jaxvl.tasks.teaching import soft_labels, take
 from jaxvl.types import Array, Batch, CrossQK, Encoded, Fused, Key, Metrics, PyTree
 
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
     Attributes:
       text: `B` texts, then the `B` masked ones if it reads them.
-      image: `B` images.
+      image: `B` images, then the further ones that are matched with broken texts, if there are.
       fused: the groups of pairs that it fused, by name.
     """
 
@@ -65,14 +65,19 @@ def see(
     corrupted: losses.Corrupted | None,
     pairs: Groups,
     *,
+    further: Array | None = None,
     rng: Key | None = None,
     train: bool = False,
 ) -> Seen:
-    """Encode images once, texts and masked texts in one call, and fuse all groups in one call."""
+    """Encode images once, texts and masked texts in one call, and fuse all groups in one call.
+
+    `further`: false images for the broken rows, encoded after the batch's own.
+    """
     k_image, k_text, k_fuse = (None if rng is None else jax.random.fold_in(rng, i) for i in range(3))
     texts = [batch["text"]] if corrupted is None else [batch["text"], corrupted.ids]
     mask = jnp.concatenate([batch["text_mask"]] * len(texts))
-    image = call(model, params, "encode_image", batch["image"], rng=k_image, train=train)
+    images_bhwc = batch["image"] if further is None else jnp.concatenate([batch["image"], further])
+    image = call(model, params, "encode_image", images_bhwc, rng=k_image, train=train)
     text = call(model, params, "encode_text", jnp.concatenate(texts), mask, rng=k_text, train=train)
     if not pairs:
         return Seen(text, image, {})
@@ -119,9 +124,29 @@ def contrast(image_bc: Array, text_bc: Array, *, tau: Array, same_bb: Array, row
     return {"itc": ((0.5 * sum(one_way) * rows).sum(), rows.sum())}
 
 
-def matching_weights(pairing: losses.Mismatch, *, same_bb: Array, rows: Array) -> Array:
+def false_images(itm: Mismatching | None, batch: Batch, pairing: losses.Mismatch | None) -> Array | None:
+    """`[B//2,H,W,3]`: images from the whole data set for the rows `pairing.some`; None where the batch serves.
+
+    Raises:
+      KeyError: the batch has none.
+    """
+    if itm is None or pairing is None or itm.negatives == "batch":
+        return None
+    if "false_image" not in batch:
+        raise KeyError(
+            f'itm.negatives="dataset" needs batch["false_image"]; the batch has {sorted(batch)}. '
+            "Wrap the training source in jaxvl.data.source.FalseImages"
+        )
+    return take(batch["false_image"], pairing.some)
+
+
+def matching_weights(itm: Mismatching, batch: Batch, *, pairing: losses.Mismatch, rows: Array) -> Array:
     """`[B]` f32: 0 for padding, and for broken rows that got an image of their own kind."""
-    alike = jnp.take_along_axis(same_bb, pairing.column[:, None], axis=1)[:, 0]
+    if itm.negatives == "dataset":  # where the loader found no other image, it gave the row's own
+        alike = batch["image_id"] == batch["false_image_id"]
+    else:
+        same_bb = same_image(itm, batch, name="itm")
+        alike = jnp.take_along_axis(same_bb, pairing.column[:, None], axis=1)[:, 0]
     return rows * ~(pairing.broken & alike)
 
 

@@ -22,7 +22,16 @@ from jaxvl.tasks import predictors as predict
 from jaxvl.tasks import pretrain_losses as parts
 from jaxvl.tasks import teaching
 from jaxvl.tasks.momentum import call
-from jaxvl.tasks.options import DEFAULTS, InBatch, Masking, PairTeaching, Tokens, options, required
+from jaxvl.tasks.options import (
+    DEFAULTS,
+    InBatch,
+    Mismatching,
+    PairTeaching,
+    Tokens,
+    masking,
+    options,
+    required,
+)
 from jaxvl.tasks.pair_losses import Seen
 from jaxvl.types import Array, Batch, CrossQK, Encoded, Key, Metrics, Predictor, PyTree
 
@@ -48,6 +57,10 @@ class Step(NamedTuple):
     pairing: losses.Mismatch | None
     corrupted: losses.Corrupted | None
 
+    def images(self) -> Encoded:
+        """The student's `B` own images, without the false ones."""
+        return teaching.take(self.ours.image, jnp.arange(len(self.rows)))
+
     def texts(self, *, masked: bool = False) -> Encoded:
         """The student's `B` texts, or the masked ones."""
         size = len(self.rows)
@@ -59,21 +72,22 @@ class PairPretrainTask(teaching.TaughtTask):
 
     Args:
       model: BridgeTower, ViLT or any object with their methods.
-      tokens: `dict(pad=, cls=, sep=, mask=, size=)`.
+      tokens: `dict(pad=, cls=, sep=, mask=, size=)`, and `continues=` for whole words.
       teacher: a model with the same pixels, ids and masks; its parameters are `extra["frozen"]`. None = none.
       itc: see `InBatch`; must be None for a model without contrastive heads.
-      itm: see `InBatch`. Exactly `floor(n/2)` of `n` pairs are broken up (`losses.mismatch_half`).
+      itm: see `Mismatching`. Exactly `floor(n/2)` of `n` pairs are broken up (`losses.mismatch_half`).
       mlm: see `Masking`.
       distill: see `PairTeaching`; None = hard labels only. What it asks of a part that is None is left out.
 
-    Batches: `image`, `text`, `text_mask`, `image_id` if an option asks for it, and optionally `mask`.
+    Batches: `image`, `text`, `text_mask`, `image_id` if an option asks for it, `false_image` and `false_image_id` for
+    negatives of the whole data set, and optionally `mask`.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        tokens: Mapping[str, int],
+        tokens: Mapping[str, Any],
         teacher: Any = None,
         itc: Mapping[str, Any] | None = DEFAULTS,
         itm: Mapping[str, Any] | None = DEFAULTS,
@@ -82,8 +96,9 @@ class PairPretrainTask(teaching.TaughtTask):
     ):
         self.model, self.teacher = model, teacher
         self.tokens = required(Tokens, "tokens", tokens)
-        self.itc, self.itm = options(InBatch, "itc", itc), options(InBatch, "itm", itm)
-        self.mlm = options(Masking, "mlm", mlm)
+        self.itc, self.itm = options(InBatch, "itc", itc), options(Mismatching, "itm", itm)
+        self.false_images = self.itm is not None and self.itm.negatives == "dataset"
+        self.mlm = masking(mlm, self.tokens)
         self.distill = options(PairTeaching, "distill", distill)
         self.renames: tuple[tuple[str, str], ...] = getattr(model, "renames", ())
         self._check()
@@ -126,6 +141,9 @@ class PairPretrainTask(teaching.TaughtTask):
         k_mask, k_pair, k_run = jax.random.split(rng, 3)
         rows = averaging.row_weights(batch)
         pairing = None if self.itm is None else losses.mismatch_half(k_pair, valid=rows > 0)
+        false = pairs.false_images(self.itm, batch, pairing)
+        if pairing is not None and false is not None:
+            pairing = losses.mismatch_further(pairing)
         corrupted = None
         if self.mlm is not None:
             shared = parts.Step(batch, rows, alpha=None, tau=jnp.ones(()), queue=None)
@@ -133,13 +151,13 @@ class PairPretrainTask(teaching.TaughtTask):
         ours_fused, theirs_fused = (
             pairs.groups(names, size=len(rows), pairing=pairing) for names in self._group_names()
         )
-        ours = pairs.see(self.model, params, batch, corrupted, ours_fused, rng=k_run, train=True)
+        ours = pairs.see(
+            self.model, params, batch, corrupted, ours_fused, further=false, rng=k_run, train=True
+        )
         taught, theirs = None, None
         if self.teacher is not None:
             taught = teaching.frozen(extra)
-            image = teaching.pixels(batch["image"], student=self.model, teacher=self.teacher)
-            masked = corrupted if self.asked["mlm"] else None
-            theirs = pairs.see(self.teacher, taught, {**batch, "image": image}, masked, theirs_fused)
+            theirs = self._teach(taught, batch, corrupted, theirs_fused, false)
         step = Step(batch, rows, params, taught, ours, theirs, pairing, corrupted)
         terms: Metrics = {}
         others: Metrics = {}
@@ -148,6 +166,22 @@ class PairPretrainTask(teaching.TaughtTask):
             terms, others = terms | more, others | aside
         loss = pairs.total(terms)
         return loss, ({}, {**terms, **others, "loss": (loss * rows.sum(), rows.sum())})
+
+    def _teach(
+        self,
+        taught: PyTree,
+        batch: Batch,
+        corrupted: losses.Corrupted | None,
+        groups: pairs.Groups,
+        false: Array | None,
+    ) -> Seen:
+        """What the teacher makes of the batch, in its own pixels and tokens."""
+        how = dict(student=self.model, teacher=self.teacher)
+        image = teaching.pixels(batch["image"], **how)
+        further = None if false is None or "itm" not in groups else teaching.pixels(false, **how)
+        masked = corrupted if self.asked["mlm"] else None
+        batch = {**teaching.own_text(batch, self.distill), "image": image}
+        return pairs.see(self.teacher, taught, batch, masked, groups, further=further)
 
     def _group_names(self) -> tuple[set[str], set[str]]:
         """The groups of pairs that the student fuses, and those that the teacher does."""
@@ -168,7 +202,7 @@ class PairPretrainTask(teaching.TaughtTask):
         if self.itc is None:
             return {}, {}
         tau = call(self.model, step.params, "temperature")
-        image = call(self.model, step.params, "image_embed", step.ours.image)
+        image = call(self.model, step.params, "image_embed", step.images())
         text = call(self.model, step.params, "text_embed", step.texts())
         same = pairs.same_image(self.itc, step.batch, name="itc")
         terms = pairs.contrast(image, text, tau=tau, same_bb=same, rows=step.rows)
@@ -180,7 +214,7 @@ class PairPretrainTask(teaching.TaughtTask):
         if not kinds or step.theirs is None:
             return {}, {}
         if "uni" in kinds:
-            found["uni"] = call(self.model, step.params, "uni_qk", step.texts(), step.ours.image)
+            found["uni"] = call(self.model, step.params, "uni_qk", step.texts(), step.images())
         if "cross" in kinds:
             found["cross"] = pairs.own_qk(step.ours, step.pairing)
         return self._attention("itc", found, pairs.own_qk(step.theirs, step.pairing), step, step.rows), {}
@@ -189,8 +223,7 @@ class PairPretrainTask(teaching.TaughtTask):
         """The matching loss, what is imitated on its pairs, and the entropies of attention there."""
         if step.pairing is None or self.itm is None:
             return {}, {}
-        same = pairs.same_image(self.itm, step.batch, name="itm")
-        weights = pairs.matching_weights(step.pairing, same_bb=same, rows=step.rows)
+        weights = pairs.matching_weights(self.itm, step.batch, pairing=step.pairing, rows=step.rows)
         fused = step.ours.fused["itm"]
         logits = call(self.model, step.params, "match_logits", fused)
         terms = pairs.matching(logits, pairing=step.pairing, weights=weights)
@@ -208,7 +241,9 @@ class PairPretrainTask(teaching.TaughtTask):
             if "attn" in self.asked["itm"]:
                 terms |= self._attention("itm", qks, their.qk, step, weights)
             qks |= {} if their.qk is None else {"teacher": their.qk}
-        return terms, others | teaching.entropies(qks, text_mask=step.batch["text_mask"], weights=weights)
+        words = teaching.words(step.batch, self.distill)
+        mask = step.batch["text_mask"]
+        return terms, others | teaching.entropies(qks, text_mask=mask, weights=weights, words=words)
 
     def _words(self, step: Step) -> tuple[Metrics, Metrics]:
         """The masked-language loss and what is imitated on its pairs."""
@@ -233,7 +268,7 @@ class PairPretrainTask(teaching.TaughtTask):
                 step.params,
                 self.distill,
                 text=step.texts(masked=True),
-                image=step.ours.image,
+                image=step.images(),
                 fused=fused,
             )
             terms |= self._attention("mlm", qks, their.qk, step, step.rows)
@@ -242,10 +277,9 @@ class PairPretrainTask(teaching.TaughtTask):
     def _attention(
         self, part: str, qks: Mapping[str, CrossQK], their: CrossQK | None, step: Step, weights: Array
     ) -> Metrics:
-        mask = step.batch["text_mask"]
-        return teaching.attention(
-            f"{part}_attn", qks, their, text_mask=mask, weights=weights, distill=self.distill
-        )
+        words = teaching.words(step.batch, self.distill)
+        how: dict[str, Any] = dict(text_mask=step.batch["text_mask"], weights=weights, words=words)
+        return teaching.attention(f"{part}_attn", qks, their, distill=self.distill, **how)
 
 
 def _logits_at(model: Any, params: PyTree, states_bmd: Array | None) -> Callable[[Array], Array]:

@@ -24,10 +24,10 @@ from jaxvl.tasks.options import (
     DEFAULTS,
     Contrast,
     Distill,
-    Masking,
     Matching,
     Momentum,
     Tokens,
+    masking,
     options,
     required,
 )
@@ -42,7 +42,7 @@ class PretrainTask:
 
     Args:
       model: HyperALBEF or any object with its methods.
-      tokens: `dict(pad=, cls=, sep=, mask=, size=)`.
+      tokens: `dict(pad=, cls=, sep=, mask=, size=)`, and `continues=` for whole words.
       momentum: see `Momentum`. None: plain in-batch InfoNCE; then `queue_size` and `distill` must be None too.
       queue_size: momentum features kept as further negatives; a multiple of the batch. None = no queue.
       distill: see `Distill`.
@@ -60,7 +60,7 @@ class PretrainTask:
         self,
         model: Any,
         *,
-        tokens: Mapping[str, int],
+        tokens: Mapping[str, Any],
         momentum: Mapping[str, Any] | None = DEFAULTS,
         queue_size: int | None = 65536,
         distill: Mapping[str, Any] | None = DEFAULTS,
@@ -73,7 +73,7 @@ class PretrainTask:
         self.momentum = options(Momentum, "momentum", momentum)
         self.distill = options(Distill, "distill", distill)
         self.itc, self.itm = options(Contrast, "itc", itc), options(Matching, "itm", itm)
-        self.mlm = options(Masking, "mlm", mlm)
+        self.mlm = masking(mlm, self.tokens)
         self.queue_size = queue_size
         self._check()
         self.predictors: dict[str, Predictor] = {

@@ -149,6 +149,8 @@ def corrupt(mlm: Masking, *, key: Key, tokens: Tokens, step: Step) -> losses.Cor
     how: dict[str, Any] = dict(ids=ids, maskable=maskable, mask_id=tokens.mask)
     if mlm.strategy == "single":
         return losses.mask_single(key, **how)
+    if mlm.whole_word and tokens.continues is not None:
+        how["starts"] = losses.word_starts(jnp.asarray(tokens.continues)[ids], maskable)
     return losses.mask_bernoulli(key, **how, size=tokens.size, prob=mlm.prob)
 
 

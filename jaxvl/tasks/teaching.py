@@ -50,12 +50,15 @@ def check_teacher(
     if distill is None:
         raise ValueError("distill=None learns nothing from the teacher: set distill={}, or teacher=None")
     ours, theirs = (getattr(x, "text_arch", "bert") for x in (model, teacher))
-    if (ours == "roberta") != (theirs == "roberta"):
+    if (ours == "roberta") != (theirs == "roberta") and not distill.word_align:
         raise ValueError(
             f"text_arch={ours!r} with a teacher of text_arch={theirs!r}: byte-level BPE and WordPiece do not cut words "
-            "alike, so no token has a counterpart. Set the student's text.arch=\"bert\" and the teacher's tokenizer"
+            "alike, so no token has a counterpart. Set the student's text.arch=\"bert\" and the teacher's tokenizer, "
+            "or distill.word_align=True to compare words"
         )
     for name, fix in {**SAME, **(SAME_CLASSES if classify else {})}.items():
+        if name == "vocab_size" and distill.word_align:
+            continue
         ours, theirs = getattr(model, name), getattr(teacher, name)
         if ours != theirs:
             raise ValueError(f"{name}={ours} but the teacher's {name}={theirs}: {fix}")
@@ -129,6 +132,29 @@ def frozen(extra: PyTree) -> PyTree:
     return jax.lax.stop_gradient(extra["frozen"])
 
 
+def words(batch: Batch, distill: Teaching | None) -> distillation.Words | None:
+    """The words that attention is compared on; None = token by token.
+
+    Raises:
+      KeyError: words are asked for, and the batch has no text of the teacher's.
+    """
+    if distill is None or not distill.word_align:
+        return None
+    if "teacher_text" not in batch:
+        raise KeyError(
+            f'distill.word_align=True needs batch["teacher_text"]; the batch has {sorted(batch)}. Give the format the '
+            "teacher's tokenizer: config.text.teacher_vocab"
+        )
+    return distillation.Words(batch["text_word"], batch["teacher_text_word"], batch["teacher_text_mask"])
+
+
+def own_text(batch: Batch, distill: Teaching | None) -> Batch:
+    """The batch with the text in the teacher's own tokens, where it has some."""
+    if words(batch, distill) is None:
+        return batch
+    return {**batch, "text": batch["teacher_text"], "text_mask": batch["teacher_text_mask"]}
+
+
 def pixels(image: Array, *, student: Any, teacher: Any) -> Array:
     """`image [B,H,W,3]`, normalised for the student, as the teacher expects it."""
     ours, theirs = ((x.pixel_mean, x.pixel_std) for x in (student, teacher))
@@ -175,6 +201,7 @@ def attention(
     text_mask: Array,
     weights: Array,
     distill: Teaching | None,
+    words: distillation.Words | None = None,
 ) -> Metrics:
     """Terms `{name}_uni`, `{name}_cross`: how far the student's attention, as far as given, is from the teacher's."""
     if teacher is None or distill is None:
@@ -183,15 +210,19 @@ def attention(
         )
     found = {}
     for kind, qk in student.items():
-        kl = distillation.attention_kl(qk, teacher, text_mask=text_mask, weights=weights, **distill.kl())
+        how: dict[str, Any] = dict(text_mask=text_mask, weights=weights, words=words, **distill.kl())
+        kl = distillation.attention_kl(qk, teacher, **how)
         found[f"{name}_{kind}"] = (kl * weights.sum(), weights.sum())
     return found
 
 
-def entropies(qks: Mapping[str, CrossQK], *, text_mask: Array, weights: Array) -> Metrics:
-    """`entropy_{kind}_{direction}`: mean entropies of the attention rows, in nats."""
-    return {
-        f"entropy_{kind}_{way}": (value * weights.sum(), weights.sum())
-        for kind, qk in qks.items()
-        for way, value in distillation.attention_entropy(qk, text_mask, weights).items()
-    }
+def entropies(
+    qks: Mapping[str, CrossQK], *, text_mask: Array, weights: Array, words: distillation.Words | None = None
+) -> Metrics:
+    """`entropy_{kind}_{direction}`: mean entropies of the attention rows, in nats, over the network's own tokens."""
+    found: Metrics = {}
+    for kind, qk in qks.items():
+        mask = words.teacher_mask if kind == "teacher" and words is not None else text_mask
+        for way, value in distillation.attention_entropy(qk, mask, weights).items():
+            found[f"entropy_{kind}_{way}"] = (value * weights.sum(), weights.sum())
+    return found

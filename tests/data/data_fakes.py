@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tokenizers
 
 from jaxvl.data.images import ImageError
 
@@ -32,6 +33,18 @@ WORDS = [
 ]
 CHARACTERS = [prefix + c for prefix in ("", "##") for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
 VOCAB = SPECIAL + WORDS + [c for c in CHARACTERS if c not in WORDS]
+
+
+def byte_level(merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """RoBERTa's kind of tokenizer: bytes, and these merges of them; a space before a word is written as Ġ."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*special, *letters, *(a + b for a, b in merges)])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens(special)
+    return made
 
 
 def picture(seed: int, height: int = 40, width: int = 50) -> np.ndarray:

@@ -9,11 +9,12 @@ import pytest
 from data_fakes import VOCAB, FakeCaptions, picture
 
 from jaxvl.data import SOURCES, scenes
-from jaxvl.data.images import ImageTransform
+from jaxvl.data.images import ImageError, ImageTransform
 from jaxvl.data.source import (
     CaptionFormat,
     Captions,
     Examples,
+    FalseImages,
     Images,
     Pairs,
     QuestionFormat,
@@ -49,6 +50,37 @@ class FakeQuestions:
 
 def words(ids: np.ndarray) -> list[str]:
     return [VOCAB[i] for i in ids if i != TOK.pad_id]
+
+
+def false_images(size: int, broken: tuple[int, ...] = ()) -> FalseImages:
+    return FalseImages(FakeCaptions(size, broken), CAPTIONS.format, TRANSFORM)
+
+
+def test_false_images_are_uniform_over_the_other_images_and_leave_the_row_as_it_is():
+    source, own = false_images(8), Examples(FakeCaptions(8), CAPTIONS.format, TRANSFORM)
+    seen = np.zeros(4, int)
+    for seed in range(600):
+        row = source.augmented(3, np.random.default_rng(seed))
+        seen[row["false_image_id"]] += 1
+    assert seen[1] == 0 and (abs(seen[[0, 2, 3]] - 200) < 50).all()  # rows 2 and 3 show image 1
+    again, plain = (s.augmented(3, np.random.default_rng(599)) for s in (source, own))
+    assert {k: v.tobytes() for k, v in row.items()} == {k: v.tobytes() for k, v in again.items()}
+    assert all((row[k] == v).all() for k, v in plain.items())
+    assert {k: (v.shape, v.dtype) for k, v in source.shapes().items()} == {
+        k: (v.shape, v.dtype) for k, v in row.items()
+    }
+    candidates = [TRANSFORM(picture(i)) for i in range(8) if i // 2 == row["false_image_id"]]
+    assert any((row["false_image"] == image).all() for image in candidates)
+
+
+def test_false_images_that_cannot_be_read_are_drawn_anew_and_one_image_has_no_false_one():
+    source = false_images(6, broken=(4, 5))
+    found = {int(source.augmented(0, np.random.default_rng(s))["false_image_id"]) for s in range(40)}
+    assert found == {1}
+    row = false_images(2).augmented(0, np.random.default_rng(0))
+    assert row["false_image_id"] == row["image_id"] == 0
+    with pytest.raises(ImageError, match="broken"):
+        false_images(4, broken=(2, 3)).augmented(0, np.random.default_rng(0))
 
 
 class NoImages(FakeCaptions):

@@ -7,9 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
-from data_fakes import SPECIAL, VOCAB
+from data_fakes import SPECIAL, VOCAB, byte_level
 
 from jaxvl.data.text import Tokenizer, answer_array, clean_caption, clean_question
+from jaxvl.losses import word_starts
 
 TOK = Tokenizer.from_vocab(VOCAB)
 
@@ -113,6 +114,25 @@ def test_a_tokenizer_json_that_adds_special_tokens_and_truncates_is_tamed(tmp_pa
     config["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "tokenizer.json").write_text(json.dumps(config))
     assert len(Tokenizer.from_vocab(tmp_path).encode("the dog the dog")) == 4
+
+
+def test_pieces_that_continue_a_word_are_known_by_their_marker(tmp_path):
+    assert [VOCAB[i] for i in np.flatnonzero(TOK.continues)] == [t for t in VOCAB if t.startswith("##")]
+    byte_level([("Ġ", "d"), ("o", "g"), ("Ġd", "og")]).save(str(tmp_path / "tokenizer.json"))
+    tok = Tokenizer.from_vocab(tmp_path)
+    ids, mask = tok.ids("a dog, dogs", 12)
+    assert (tok.byte_level, ids[0], tok.pad_id, tok.mask_id) == (True, 0, 1, 4)
+    # <s>, a, Ġdog, the comma and Ġdog, s; the first word has no marker
+    assert tok.continues[ids].tolist() == [False, True, False, True, False, True] + [False] * 6
+    starts = word_starts(tok.continues[ids][None], (mask & (ids > 4))[None])
+    assert starts[0].tolist() == [0, 1, 2, 2, 4, 4, *range(6, 12)]
+
+
+def test_a_byte_level_vocabulary_without_roberta_tokens_is_named(tmp_path):
+    made = byte_level([]).to_str().replace('"<s>"', '"<start>"')
+    (tmp_path / "tokenizer.json").write_text(made, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lacks <s>\. A RoBERTa vocabulary holds <pad> <unk> <s>"):
+        Tokenizer.from_vocab(tmp_path)
 
 
 def test_special_ids_and_pickling():

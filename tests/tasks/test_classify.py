@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_model import batch
-from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, taught
+from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, retold, taught
 
 from jaxvl import distillation
 from jaxvl.tasks import TASKS, ClassifyTask
@@ -251,3 +251,16 @@ def test_the_task_is_registered_and_has_no_teacher_unless_given():
     assert TASKS["classify"] is ClassifyTask
     assert make().init_frozen(KEY, batch()) is None
     assert make().renames == (("a", "b"),)
+
+
+def test_a_teacher_with_another_tokenizer_reads_its_own_text():
+    """Equal words on both sides teach what equal tokens do, and only the teacher reads its text."""
+    task, rows = make(teacher=TinyJoint(classes=A), distill=dict(word_align=True)), questions()
+    plain = make(teacher=TinyJoint(classes=A), distill={})
+    params, extra = taught(plain, rows)
+    want, found = metrics(plain, params, extra, rows), metrics(task, params, extra, retold(rows))
+    for name, value in want.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    moved = metrics(task, params, extra, retold(rows, teacher_text=(rows["text"] + 3) % 20))
+    assert moved["hard"] == found["hard"]
+    assert all(abs(moved[name] - found[name]) > 1e-4 for name in ("soft", "attn_uni", "attn_cross"))

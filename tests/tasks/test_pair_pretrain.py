@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from tiny_model import TOKENS, batch
-from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, taught
+from tiny_pair import Counting, TinyJoint, TinyPair, TinySimulated, noisy, retold, taught
 
+from jaxvl import losses
 from jaxvl.tasks import TASKS, PairPretrainTask, teaching
+from jaxvl.tasks import pretrain_losses as parts
 
 KEY = jax.random.key(7)
 TERMS = {f"{a}{b}" for a in ("itc", "itm", "mlm") for b in ("", "_soft", "_attn_uni", "_attn_cross")}
@@ -84,7 +86,8 @@ def test_images_are_encoded_once_and_each_network_fuses_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"itm": {"negatives": "hard"}}, "unknown option itm.negatives"),
+        ({"itm": {"negatives": "hard"}}, "itm.negatives='hard'.*expected one of batch, dataset"),
+        ({"itm": {"group": 2}}, "unknown option itm.group"),
         ({"itc": None, "itm": None, "mlm": None}, "no loss"),
         ({"model": TinyJoint()}, "TinyJoint has no contrastive heads: set itc=None"),
         ({"distill": {}}, "there is no teacher: set distill=None"),
@@ -167,6 +170,58 @@ def test_matching_is_cross_entropy_with_broken_pairs_as_class_zero():
     np.testing.assert_allclose(found["itm_accuracy"], 4 / 7, rtol=1e-6)
 
 
+def with_false(rows):
+    """`rows`, with false images that no row shows."""
+    false = np.random.default_rng(9).normal(size=rows["image"].shape).astype(np.float32)
+    return {**rows, "false_image": jnp.asarray(false), "false_image_id": rows["image_id"] + 100}
+
+
+def test_negatives_of_the_data_set_are_the_rows_own_false_images():
+    """The loss with them is that of plain batches into which each broken row's false image was put by hand."""
+    task, rows = make(itc=None, mlm=None, itm=dict(negatives="dataset")), with_false(batch(7))
+    params, extra = taught(task, rows)
+    found = metrics(task, params, extra, rows)
+    pairing = losses.mismatch_half(jax.random.split(KEY, 3)[1], valid=jnp.ones(7, bool))
+    broken = np.asarray(pairing.broken)
+    mixed = {**rows, "image": jnp.where(broken[:, None, None, None], rows["false_image"], rows["image"])}
+    logits = np.asarray(task.predictors["match_logit"](params, mixed, KEY))
+    p = np.asarray(task.predictors["match"](params, mixed, KEY), np.float64)
+    assert broken.sum() == 3 and logits.shape == (7,)
+    np.testing.assert_allclose(found["itm"], -np.log(np.where(broken, 1 - p, p)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["itm_accuracy"], ((p > 0.5) == ~broken).mean(), rtol=1e-6)
+
+
+def test_a_row_without_a_false_image_has_no_weight_and_a_batch_without_them_is_an_error():
+    task, rows = make(itc=None, mlm=None, itm=dict(negatives="dataset")), batch(7)
+    params, extra = taught(task, rows)
+    loss = jax.jit(task.loss)
+    alike = {**with_false(rows), "false_image_id": rows["image_id"]}
+    assert float(loss(params, extra, with_false(rows), KEY)[1][1]["itm"][1]) == 7
+    assert float(loss(params, extra, alike, KEY)[1][1]["itm"][1]) == 7 - 3
+    with pytest.raises(KeyError, match=r"itm.negatives=\"dataset\" needs batch\[\"false_image\"\]"):
+        jax.eval_shape(task.loss, params, extra, rows, KEY)
+
+
+def test_only_matching_sees_false_images_and_each_network_encodes_half_a_batch_more():
+    student, other = Counting(TinyPair()), Counting(TinyJoint())
+    task = make(model=student, teacher=other, distill=EVERYTHING, itm=dict(negatives="dataset"))
+    rows = with_false(batch(6))
+    params, extra = taught(task, rows)
+    student.calls.clear(), other.calls.clear()
+    found = metrics(task, params, extra, rows)
+    for network in (student, other):
+        assert [n for name, n in network.calls if name == "encode_image"] == [6 + 3]
+    plain = metrics(make(teacher=TinyJoint(), distill=EVERYTHING), params, extra, rows)
+    for name in (
+        "itc",
+        "mlm",
+        "mlm_soft",
+        *(f"{x}_attn_{y}" for x in ("itc", "mlm") for y in ("uni", "cross")),
+    ):
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-5, err_msg=name)
+    assert all(abs(found[x] - plain[x]) > 1e-4 for x in ("itm", "itm_soft", "itm_attn_uni", "itm_attn_cross"))
+
+
 # Masked words ---------------------------------------------------------------------------------------------
 
 
@@ -182,6 +237,26 @@ def test_every_word_and_no_special_token_or_padding_is_predicted_from_its_own_pa
     assert found["mlm"][1] == len(words)
     np.testing.assert_allclose(found["mlm"][0], (log_p - 5.0 * right).sum(), rtol=1e-5)
     np.testing.assert_allclose(found["mlm_accuracy"][0], right.sum())
+
+
+def test_whole_words_are_masked_where_the_vocabulary_says_what_continues_one():
+    odd = np.arange(24) % 2 == 1
+    with pytest.raises(ValueError, match="mlm.whole_word=True needs tokens.continues"):
+        make(mlm=dict(whole_word=True))
+    with pytest.raises(ValueError, match="whole_word=True with mlm.strategy='single'"):
+        make(mlm=dict(whole_word=True, strategy="single"))
+    task = PairPretrainTask(
+        TinyPair(), tokens=dict(TOKENS, continues=odd), mlm=dict(prob=0.5, whole_word=True)
+    )
+    rows = batch(64)
+    rows["text"] = jnp.asarray(np.tile([1, 4, 5, 7, 6, 9], (64, 1)))
+    rows["text_mask"] = jnp.ones((64, 6), bool)
+    shared = parts.Step(rows, jnp.ones(64), alpha=None, tau=1.0, queue=None)
+    selected = np.asarray(parts.corrupt(task.mlm, key=KEY, tokens=task.tokens, step=shared).selected)
+    assert not selected[:, 0].any()
+    for word in ([1, 2, 3], [4, 5]):
+        assert (selected[:, word] == selected[:, word[:1]]).all() and 10 < selected[:, word[0]].sum() < 54
+    assert (selected[:, 1] != selected[:, 4]).any()
 
 
 def test_no_selected_word_gives_no_masked_language_loss():
@@ -251,6 +326,67 @@ def test_the_teacher_gets_the_students_pixels_normalised_its_own_way():
         found.append(metrics(task, *taught(task, rows), rows))
     assert found[0]["itm"] == found[1]["itm"]
     assert abs(found[0]["itm_attn_cross"] - found[1]["itm_attn_cross"]) > 1e-3
+
+
+# Another tokenizer -------------------------------------------------------------------------------------------
+
+
+def test_words_of_one_token_teach_what_tokens_do():
+    rows, found = batch(6), []
+    for word_align in (False, True):
+        task = make(teacher=TinyJoint(), distill=dict(EVERYTHING, mlm=(), word_align=word_align))
+        found.append(metrics(task, *taught(task, rows), retold(rows) if word_align else rows))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_teacher_reads_its_own_text_of_another_length_and_vocabulary():
+    """A RoBERTa beside a WordPiece teacher: what the student's ids are does not matter to the teacher."""
+    other = Counting(TinyJoint(vocab_size=30))
+    task = make(model=TinyPair(text_arch="roberta"), teacher=other, distill=dict(word_align=True))
+    theirs = np.random.default_rng(3).integers(4, 30, (5, 4)).astype(np.int32)
+    rows = retold(
+        batch(5),
+        teacher_text=theirs,
+        word=np.where(np.asarray(batch(5)["text_mask"]), [0, 1, 1, 2, 2, 2], -1).astype(np.int32),
+        teacher_word=np.tile([0, 1, 2, -1], (5, 1)).astype(np.int32),
+    )
+    rows["text_mask"] = rows["text_word"] >= 0
+    params, extra = taught(task, rows)
+    extra["frozen"] = noisy(
+        nn.unbox(other.model.init(KEY, rows["image"], rows["teacher_text"], rows["teacher_text_mask"]))[
+            "params"
+        ],
+        2,
+    )
+    other.calls.clear()
+    found = metrics(task, params, extra, rows)
+    assert ("encode_text", 5) in other.calls
+    assert all(
+        np.isfinite(found[n]) and found[n] > 1e-4 for n in ("itm_attn_uni", "itm_attn_cross", "itc_attn_uni")
+    )
+    moved = metrics(task, params, extra, {**rows, "teacher_text": (rows["teacher_text"] + 5) % 30})
+    assert moved["mlm"] == found["mlm"] and abs(moved["itm_attn_cross"] - found["itm_attn_cross"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        (dict(word_align=True, queries="all"), 'set distill.queries="valid"'),
+        (dict(word_align=True, mlm=("attn",)), r"distill.mlm=\('attn',\).*set distill.mlm=\(\)"),
+    ],
+)
+def test_what_words_cannot_teach_is_refused(distill, message):
+    with pytest.raises(ValueError, match=message):
+        make(teacher=TinyJoint(), distill=distill)
+
+
+def test_words_need_a_text_of_the_teachers():
+    task, rows = make(teacher=TinyJoint(), distill=dict(word_align=True)), batch(4)
+    params, extra = taught(task, rows)
+    with pytest.raises(KeyError, match='needs batch\\["teacher_text"\\].*config.text.teacher_vocab'):
+        jax.eval_shape(task.loss, params, extra, rows, KEY)
 
 
 # Predictors -----------------------------------------------------------------------------------------------

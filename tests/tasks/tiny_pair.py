@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from tiny_model import unit
 
@@ -148,3 +149,16 @@ def noisy(params, seed: int, size: float = 0.5):
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     moved = [x + size * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(tree, moved)
+
+
+def retold(rows, *, teacher_text=None, word=None, teacher_word=None):
+    """`rows` with the teacher's text; as a default the same tokens, each a word."""
+    mask = np.asarray(rows["text_mask"])
+    each = np.where(mask, np.arange(mask.shape[1]), -1).astype(np.int32)
+    text, ours, theirs = (
+        own if given is None else given
+        for given, own in ((teacher_text, rows["text"]), (word, each), (teacher_word, each))
+    )
+    mask = jnp.asarray(theirs) >= 0
+    names = ("teacher_text", "teacher_text_mask", "text_word", "teacher_text_word")
+    return {**rows, **dict(zip(names, map(jnp.asarray, (text, mask, ours, theirs)), strict=True))}

@@ -35,12 +35,12 @@ def stage(**values: object) -> dict:
 
 def stages() -> dict:
     """The scored model, and what samplers train beside it (specification, sections 4 to 8)."""
-    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1)
+    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1, calibrate=False)
     plain = dict(ADAM, schedule=dict(name="constant", lr=5e-4), betas=(0.9, 0.999), eps=1e-8)
     rise = dict(ADAM, schedule=dict(name="linear", lr=1e-4, min_lr=1e-4, warmup=0.05), clip=5.0)
-    vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
-                batch_size=256, epochs=40, plateau=plateau)
-    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all")
+    vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1,
+                learn_tau=None), optim=rise, batch_size=256, epochs=40, plateau=plateau)
+    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all", neg_count=None)
     vae, often = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=[i / 30 for i in range(1, 30)])
     falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **often), dict(lr=1e-2))]
     return dict(

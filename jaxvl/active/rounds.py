@@ -178,9 +178,11 @@ class Run:
             held = models[stage]["result"].get("held_out", {})
             if "balanced_accuracy" in held:
                 kept += f", balanced accuracy {held['balanced_accuracy']:.2f} on held-out images"
+            if "visual_gap" in held:
+                kept += f", {held['balanced_accuracy_text']:.2f} with other images' features"
             self._tell(round, f"{stage}: {kept}")
-            doubt = matching.warning(held["match_rate"]) if "match_rate" in held else None
-            if doubt is not None:
+            models[stage]["warnings"] = matching.warnings(held)
+            for doubt in models[stage]["warnings"]:
                 self._tell(round, f"{stage}: {doubt}")
         return {"models": models}
 

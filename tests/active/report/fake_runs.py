@@ -128,7 +128,10 @@ class FakeRun:
         return rows
 
     def events(self, round: int) -> dict[str, Event]:
-        models = {"vqme": {"hit": False}} if self.reasons else {}
+        held = {"balanced_accuracy": 0.61 + 0.1 * round, "balanced_accuracy_text": 0.6, "ece": 0.25}
+        doubts = ["it carries no visual evidence"] if round == 0 else []
+        vqme = {"hit": False, "result": {"held_out": held}, "warnings": doubts}
+        models = {"vqme": vqme, "vaue": {"hit": False, "result": {}}} if self.reasons else {}
         return {
             "TRAINED": Event({"seconds": 120.0, "model": {"hit": round == 0}}), "EVALUATED": Event({"seconds": 9.5}),
             "FITTED": Event({"seconds": 60.0, "models": models}),

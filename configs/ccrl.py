@@ -61,11 +61,11 @@ def stages() -> dict:
 def strategies() -> dict:
     """Each method's strategy; CCRL's ablations are its options (section 8.9)."""
     ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, agg="sum", rate="one_minus", match="critic",
-                uncertainty="indicator", prune="exact", stage="vqme")
+                uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound", top_k=8)
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
-        coreset=dict(name="coreset", feature="fused"), badge=dict(name="badge", unit="image"),
-        vabal=dict(name="vabal", groups=100),
+        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), vabal=dict(name="vabal", groups=100),
+        badge=dict(name="badge", unit="image"),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
@@ -116,13 +116,13 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
 
 
 SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.2, 400), "paper": {}}
-ABLATIONS = {
-    **C.choices("active.strategies.ccrl.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
-    **C.choices("active.strategies.ccrl.agg", ("mean", "topk_mean")),
-    **C.choices("stages.vqme.model.critic", ("separable", "concat2")),
-    **C.choices("stages.vqme.task.cl_form", ("printed",)),
-    **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
-}
+ABLATIONS = {name: value for path, values in {
+    "active.strategies.ccrl.rate": ("printed", "inverse", "sqrt_inverse", "effective", "none"),
+    "active.strategies.ccrl.agg": ("mean", "topk_mean"), "active.strategies.ccrl_b.match": ("raw_glove",),
+    "active.bank.reduce": ("frequency", "prefix", "all"), "stages.vqme.model.critic": ("separable", "concat2"),
+    "stages.vqme.task.cl_form": ("printed",), "stages.vqme.task.neg": ("derangement",),
+    "stages.vaue.model.qga": ("question",), "stages.vaue.task.label": ("soft",),
+}.items() for name, value in C.choices(path, values).items()}
 
 
 def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:

@@ -23,6 +23,7 @@ from jaxvl.active import matching
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
+from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
@@ -80,11 +81,14 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
     rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
     stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
+    objects = None
+    if any(getattr(s, "match", None) == "raw_glove" for s in strategies.values()):
+        objects = ObjectWords(provider, words, glove=active.words.glove, dim=active.words.dim)
     questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
     made = World(
         seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
-        engines=engines(config, stages, partition), simulated=simulated,
+        engines=engines(config, stages, partition, objects), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
     )  # fmt: skip
     check_shapes(made, stages)
@@ -134,7 +138,10 @@ def stage(
     optim.make_schedule(steps=2, steps_per_epoch=1, examples=2, batch_size=1, **plain(section.optim.schedule))
     plateau = None
     if section.plateau is not None:
-        plateau = Plateau(score=matching.held_out_scores, key="balanced_accuracy", **plain(section.plateau))
+        options = plain(section.plateau)
+        finish = functools.partial(matching.finished, calibrate=options.pop("calibrate", False))
+        score = matching.held_out_scores
+        plateau = Plateau(score=score, key="balanced_accuracy", finish=finish, **options)
     given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,
@@ -162,7 +169,9 @@ def region_model(
     return build.given(MODELS, "model", plain(section), given)
 
 
-def engines(config: ConfigDict, stages: Mapping[str, Stage], partition: Partition) -> dict[str, Any]:
+def engines(
+    config: ConfigDict, stages: Mapping[str, Stage], partition: Partition, objects: ObjectWords | None = None
+) -> dict[str, Any]:
     """Predictors over several models: the pool scorer, if a method trains a matcher or an answer model."""
     matchers = [s for name, s in stages.items() if name.startswith("vqme")]
     answers = stages.get("vaue")
@@ -170,7 +179,8 @@ def engines(config: ConfigDict, stages: Mapping[str, Stage], partition: Partitio
         return {}
     matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
-    return {ENGINE: PoolScorer(matcher, answer, partition=partition, **plain(config.active.scoring))}
+    scoring = plain(config.active.scoring)
+    return {ENGINE: PoolScorer(matcher, answer, partition=partition, objects=objects, **scoring)}
 
 
 def _model_of(stage: Stage) -> Any:

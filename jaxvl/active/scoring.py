@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvl.active.request import Request, collect, matched
+from jaxvl.active.objects import ObjectWords
+from jaxvl.active.request import COUNTED, Request, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
 from jaxvl.objectives.uncertainty import indicator
@@ -53,16 +54,17 @@ class PoolScorer:
       partition: images of a block are split over its `data` axis, the bank is everywhere.
       block: images of a block; pairs: matched pairs of a chunk.
       answer_stage: key of the answer model's parameters.
+      objects: word vectors of what images show, for match="raw_glove".
     """
 
     def __init__(
         self, matcher: Any, answers: Any, *, partition: Partition, block: int = 256, pairs: int = 2048,
-        answer_stage: str = "vaue",
+        answer_stage: str = "vaue", objects: ObjectWords | None = None,
     ):  # fmt: skip
         shards = partition.batch_shards
         self.block, self.pairs = -(-block // shards) * shards, -(-pairs // shards) * shards
         self.partition, self.answer_stage = partition, answer_stage
-        self.matcher, self.answers = matcher, answers
+        self.matcher, self.answers, self.objects = matcher, answers, objects
         self.traces: dict[str, int] = {}
         self.programs = self._programs()
 
@@ -78,11 +80,11 @@ class PoolScorer:
         self._check(request, models)
         with self.partition.context():
             bank = self.programs.bank(models, self._padded(request.text))
-        if request.match == "similarity":  # ablation B: only which patterns match differs, not how many
+        if request.match in COUNTED:  # ablation B: only which patterns match differs, not how many
             critic = replace(request, match="critic")
             most = max(1, request.min_k, round(float(self._counts(models, bank, critic).mean())))
             request = replace(request, k_max=most if request.k_max is None else min(most, request.k_max))
-        prunes = request.prune is not None and request.agg == "sum" and request.match != "similarity"
+        prunes = request.prune is not None and request.agg == "sum" and request.match not in COUNTED
         if prunes and request.budget is not None:
             return self._pruned(models, bank, request)
         return self._scores(models, bank, request)
@@ -91,6 +93,8 @@ class PoolScorer:
         """Raise ValueError for no images, and for a model that the request needs and the round has not."""
         if not len(request.images):
             raise ValueError("no images to score: every image of the pool is labelled or excluded")
+        if request.match == "raw_glove" and self.objects is None:
+            raise ValueError("match='raw_glove' needs the word vectors of what images show: give `objects`")
         if request.match != "all" and models["match"] is None:
             raise ValueError(
                 f"match={request.match!r} needs the stage {request.stage!r}, which this round has not trained"
@@ -217,17 +221,29 @@ class PoolScorer:
             return self.programs.image(models, block["regions"], block["region_mask"])
 
     def _strength(
-        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any
+        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any, *, start: int = 0
     ) -> np.ndarray:
         """`[B,Q]` f32 on the host: how well each pattern matches; larger is better."""
         if request.match == "all":
             return np.zeros((self.block, len(request.text)), np.float32)
+        if request.match == "raw_glove":  # never pruned: a block's images are in the order of the request's
+            return self._named(request, start)
         if request.match == "similarity":  # its image side attends to the question: a pair at a time
             image, pattern = np.divmod(np.arange(self.block * len(request.text)), len(request.text))
-            return self._chunks(models, bank, encoded, image, pattern)["cosine"].reshape(self.block, -1)
+            return self._chunks(models, bank, request, encoded, image, pattern)["cosine"].reshape(
+                self.block, -1
+            )
         with self.partition.context():
             found = self.programs.matches(models, encoded, bank, how=request.match)
         return self.partition.fetch(found)[:, : len(request.text)]
+
+    def _named(self, request: Request, start: int) -> np.ndarray:
+        """`[B,Q]` f32: cosine of what the detector names and what the pattern says; rows beyond the images are 0."""
+        assert self.objects is not None
+        found = np.zeros((self.block, len(request.text)), np.float32)
+        ids = request.images.ids[start : start + self.block]
+        found[: len(ids)] = self.objects.images(ids) @ self.objects.questions(request.text).T
+        return found
 
     def _count(
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
@@ -240,7 +256,7 @@ class PoolScorer:
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
         encoded = self._encoded(models, block)
-        strength = self._strength(models, bank, request, encoded)
+        strength = self._strength(models, bank, request, encoded, start=block["start"])
         check_finite(strength, self.answer_stage if request.match == "similarity" else request.stage)
         mask = matched(request, strength) & block["keep"][:, None]
         image, pattern = np.nonzero(mask)  # ordered by image, then pattern: sums do not depend on the blocks
@@ -264,15 +280,22 @@ class PoolScorer:
         if models["answer"] is None:
             ones = np.ones(len(image), np.float32)
             return {"f": ones, "p_max": ones, "answer": np.zeros(len(image), np.int32)}
-        out = self._chunks(models, bank, encoded, image, pattern)
+        out = self._chunks(models, bank, request, encoded, image, pattern)
         if request.uncertainty == "one":
             out["f"] = np.ones_like(out["f"])
         return out
 
     def _chunks(
-        self, models: Mapping[str, PyTree], bank: Any, encoded: Any, image: np.ndarray, pattern: np.ndarray
+        self,
+        models: Mapping[str, PyTree],
+        bank: Any,
+        request: Request,
+        encoded: Any,
+        image: np.ndarray,
+        pattern: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """What the answer model says of these pairs, in chunks of one size."""
+        how = {"var_ddof": request.var_ddof, "at_uniform": request.at_uniform}
         starts = range(0, max(len(image), 1), self.pairs)
         lo, hi = self.partition.rows(self.pairs)
         parts, last = [], None
@@ -282,7 +305,7 @@ class PoolScorer:
             i[:n], q[:n] = image[start : start + n], pattern[start : start + n]
             placed = self.partition.place_batch({"image": i[lo:hi], "pattern": q[lo:hi]})
             with self.partition.context():
-                got = self.programs.pairs(models, encoded, bank, placed["image"], placed["pattern"])
+                got = self.programs.pairs(models, encoded, bank, placed["image"], placed["pattern"], **how)
             if last is not None:  # fetched while the next one is computed
                 parts.append(self.partition.fetch(last))
             last = got
@@ -328,18 +351,28 @@ class PoolScorer:
             a, b = encoded["critic"], bank["critic"]
             return call(matcher, models["match"], "critic_all", a, b).astype(jnp.float32)
 
-        def pairs(models: PyTree, encoded: PyTree, bank: PyTree, i: Array, q: Array) -> dict[str, Array]:
+        def pairs(
+            models: PyTree,
+            encoded: PyTree,
+            bank: PyTree,
+            i: Array,
+            q: Array,
+            *,
+            var_ddof: int,
+            at_uniform: str,
+        ) -> dict[str, Array]:
             counted("pairs")
             one = jax.tree.map(lambda x: x[i], (encoded["answer"], encoded["mask"]))
             other = jax.tree.map(lambda x: x[q], (bank["answer"], bank["mask"]))
             out = call(answers, models["answer"], "pair_ready", *one, *other)
-            found = indicator(out.logits)
+            found = indicator(out.logits, var_ddof=var_ddof, at_uniform=at_uniform)
             cosine = (unit(out.v) * unit(out.s)).sum(-1)
             return {"f": found.f, "p_max": found.p_max, "answer": found.index, "cosine": cosine}
 
         return Programs(
             jax.jit(image, out_shardings=split), jax.jit(bank, out_shardings=rep),
-            jax.jit(matches, static_argnames="how", out_shardings=rep), jax.jit(pairs, out_shardings=rep),
+            jax.jit(matches, static_argnames="how", out_shardings=rep),
+            jax.jit(pairs, static_argnames=("var_ddof", "at_uniform"), out_shardings=rep),
         )  # fmt: skip
 
 

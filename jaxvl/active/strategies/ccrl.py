@@ -27,8 +27,10 @@ class CCRL(Strategy):
       k_max: most patterns that count; None = all (exact).
       agg: "sum", "mean", "topk_mean" or "sum_capped".
       rate: balance of the answers: a mode of `Shares.rate`; "none" = ablation A.
-      match: "critic", "similarity" = ablation B, "contrast", or "all".
+      match: "critic", "similarity" or "raw_glove" = ablation B, "contrast", or "all".
       uncertainty: "indicator", or "one": every match counts 1.
+      var_ddof, at_uniform: of the indicator, see `jaxvl.objectives.uncertainty.indicator`.
+      top_k: how many patterns "topk_mean" takes.
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
     """
@@ -40,6 +42,9 @@ class CCRL(Strategy):
     rate: str = "one_minus"
     match: str = "critic"
     uncertainty: str = "indicator"
+    var_ddof: int = 0
+    at_uniform: str = "bound"
+    top_k: int = 8
     prune: str | None = None
     stage: str = "vqme"
 
@@ -56,7 +61,8 @@ class CCRL(Strategy):
         request = Request(
             images=pool, text=pool.bank.text, kinds=pool.bank.kinds, rates=pool.shares.rate(self.rate),
             stage=self.stage, match=self.match, threshold=self.threshold, min_k=self.min_k, k_max=self.k_max,
-            agg=self.agg, uncertainty=self.uncertainty, budget=budget, prune=self.prune,
+            agg=self.agg, top_k=self.top_k, uncertainty=self.uncertainty, var_ddof=self.var_ddof,
+            at_uniform=self.at_uniform, budget=budget, prune=self.prune,
         )  # fmt: skip
         found = predict(ENGINE, request)
         score = np.where(np.isnan(found["score"]), -np.inf, found["score"])

@@ -71,7 +71,7 @@ def principal(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, n
             block = part[start : start + BLOCK].astype(np.float64) - middle
             moments += block.T @ block
     axes = np.linalg.eigh(moments)[1][:, ::-1][:, :most]  # eigenvalues come smallest first
-    return tuple(((part - middle) @ axes).astype(np.float32) for part in (x, y))  # type: ignore[return-value]
+    return tuple(((part - middle) @ axes).astype(np.float32) for part in (x, y))
 
 
 def squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:

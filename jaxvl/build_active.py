@@ -27,7 +27,7 @@ from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
-from jaxvl.active.strategies.ccrl import ENGINE
+from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.active.world import TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
@@ -78,6 +78,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     strategies = chosen(config, methods)
+    approximate = approximations(config, strategies)
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
     rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
     stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
@@ -90,6 +91,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
         engines=engines(config, stages, partition, objects), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
+        approximate=approximate,
     )  # fmt: skip
     check_shapes(made, stages)
     return made
@@ -113,6 +115,26 @@ def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
             raise unknown("method", method, config.active.strategies)
         out[method] = make(known, "strategy", config.active.strategies[method])
     return out
+
+
+def approximations(config: ConfigDict, strategies: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Method -> in which ways its selections are approximate; methods that are exact are left out.
+
+    Raises:
+      ConfigError: there are some, and the config does not allow it.
+    """
+    found = {method: tuple(getattr(s, "approximations", ())) for method, s in strategies.items()}
+    compute = config.active.scoring.get("compute", "float32")
+    if compute != "float32":
+        found |= {m: (*found[m], f"compute={compute}") for m, s in strategies.items() if isinstance(s, CCRL)}
+    found = {method: ways for method, ways in found.items() if ways}
+    if found and not config.active.allow_approx:
+        said = "; ".join(f"{method}: {', '.join(ways)}" for method, ways in found.items())
+        raise ConfigError(
+            f"these methods select only approximately ({said}). Say --config.active.allow_approx=True to have that, "
+            "stamped on all that follows from it; bench/pool_scoring.py --accept measures what it costs"
+        )
+    return found
 
 
 def stage(
@@ -179,8 +201,9 @@ def engines(
         return {}
     matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
-    scoring = plain(config.active.scoring)
-    return {ENGINE: PoolScorer(matcher, answer, partition=partition, objects=objects, **scoring)}
+    rough = stages.get("prefilter")
+    more: dict[str, Any] = dict(objects=objects, prefilter=_model_of(rough) if rough else None)
+    return {ENGINE: PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))}
 
 
 def _model_of(stage: Stage) -> Any:

@@ -38,6 +38,8 @@ class Request:
       threshold: of the match probability, or of the cosine.
       min_k: patterns that match in any case, the best ones.
       k_max: most patterns that count, the best ones; None = all.
+      prefilter: stage of a separable critic, one product for all pairs: only its `2 k_max` best patterns of an image
+        are looked at by the critic of `stage`. An approximation.
       agg: "sum", "mean", "topk_mean" (of the `top_k` largest), or "sum_capped" (sum with `k_max`, an approximation).
       uncertainty: "indicator", or "one" (every match counts 1).
       var_ddof, at_uniform: of the indicator, see `jaxvl.objectives.uncertainty.indicator`.
@@ -56,6 +58,7 @@ class Request:
     threshold: float = 0.5
     min_k: int = 1
     k_max: int | None = None
+    prefilter: str | None = None
     agg: str = "sum"
     uncertainty: str = "indicator"
     var_ddof: int = 0
@@ -90,6 +93,10 @@ class Request:
             raise ValueError("k_max needs a match that ranks the patterns; match='all' ranks none")
         if self.k_max is not None and self.k_max < self.min_k:
             raise ValueError(f"k_max={self.k_max} is below min_k={self.min_k}")
+        if self.prefilter is not None and (self.match != "critic" or self.k_max is None):
+            raise ValueError(
+                f"prefilter={self.prefilter!r} needs match='critic' and k_max, which it takes twice of"
+            )
         if self.prune is not None and (self.rates.max() > 1 or self.rates.min() < 0):
             raise ValueError("prune='exact' needs balance factors in [0, 1]")
         if self.agg == "sum_capped" and self.k_max is None:

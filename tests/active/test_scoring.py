@@ -204,9 +204,7 @@ def test_scores_and_selection_are_those_of_the_double_loop(truth, devices, block
 
 
 def strengths(one, wanted):
-    models = {"match": params()["vqme"], "answer": params()["vaue"]}
-    with one.partition.context():
-        bank = one.programs.bank(models, one._padded(wanted.text))
+    models, bank = one._begin(params(), wanted)
     blocks = list(one._blocks(wanted.images))
     found = [one._strength(models, bank, wanted, one._encoded(models, b))[b["keep"]] for b in blocks]
     return np.concatenate(found)
@@ -406,7 +404,7 @@ def test_the_critics_hidden_layer_is_never_an_array_of_all_pairs():
     weights = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *rows))["params"]
     b, q = (jax.ShapeDtypeStruct((n, 512), jnp.float32) for n in (256, 128))
     with one.partition.context():
-        models = {"match": weights, "answer": None}
+        models = {"match": weights, "answer": None, "filter": None}
         lowered = one.programs.matches.lower(models, {"critic": b}, {"critic": q}, how="critic")
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 0.05 * 256 * 128 * 512 * 4
 

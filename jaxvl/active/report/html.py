@@ -15,7 +15,12 @@ from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
-from jaxvl.active.report.matchers import COLUMNS, matcher_rows, matcher_warnings
+from jaxvl.active.report.matchers import (
+    COLUMNS,
+    approximate_lines,
+    matcher_rows,
+    matcher_warnings,
+)
 from jaxvl.active.report.page import document, note, picture, section, table
 from jaxvl.active.report.pictures import Pictures, encode, thumbnail
 from jaxvl.active.report.reasons import REASONS, why
@@ -83,7 +88,7 @@ def page(content: Content) -> str:
     count = sum(map(len, found.values()))
     lead = f"{_count(len(found), 'method')}, {_count(count, 'run')}: official accuracy of the task model, by round."
     parts = [f'<p class="lead">{html.escape(lead)}</p>']
-    said = [*warnings(found), *matcher_warnings(content.runs)]
+    said = [*warnings(found), *approximate_lines(content.runs), *matcher_warnings(content.runs)]
     parts += [f'<p class="warn">{html.escape(line)}</p>' for line in said]
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),

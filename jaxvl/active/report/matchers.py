@@ -44,6 +44,15 @@ def matcher_rows(runs: Sequence[RunRecord]) -> list[list[Any]]:
     return rows
 
 
+def approximate_lines(runs: Sequence[RunRecord]) -> list[str]:
+    """A line for each method whose selections are approximate."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        ways = [way for row in run.rounds for way in row.get("approximate", ())]
+        found[run.method] = list(dict.fromkeys([*found.get(run.method, ()), *ways]))
+    return [f"Selections of {m} are approximate: {', '.join(ways)}." for m, ways in found.items() if ways]
+
+
 def matcher_warnings(runs: Sequence[RunRecord]) -> list[str]:
     """A line for each method and stage with a matcher that its held-out scores speak against: the newest."""
     found: dict[tuple[str, str], list[str]] = {}

@@ -88,7 +88,7 @@ class FakeRun:
             self.rounds.append({
                 "round": r, "fraction": (r + 1) * step / size, "n_images": (r + 1) * step, "n_qas": labelled,
                 "n_answers": 10 * labelled, "cost": {"total": float((r + 1) * step)}, "acc": acc,
-                "seeds": {"master": 0},
+                "seeds": {"master": 0}, **({"approximate": ["k_max=16"]} if reasons else {}),
             })  # fmt: skip
             if root is not None:
                 self._write(r, acc["overall"] / 100, rng)

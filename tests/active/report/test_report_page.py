@@ -77,6 +77,7 @@ def test_matchers_have_their_mean_scores_and_what_speaks_against_them_comes_firs
     assert cells == ["ccrl", "vqme", "0.760", "0.600", *["-"] * 4, "0.250", "-", "-"]
     warn = "ccrl, repeat 2, round 0, vqme: it carries no visual evidence. And 2 more like it."
     assert text.index(warn) < text.index("Learning curves")
+    assert text.count("Selections of ccrl are approximate: k_max=16.") == 1
 
 
 def test_curves_are_drawn_and_every_point_is_in_the_table(full):

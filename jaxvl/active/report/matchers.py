@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,12 +55,13 @@ def approximate_lines(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def matcher_warnings(runs: Sequence[RunRecord]) -> list[str]:
-    """A line for each method and stage with a matcher that its held-out scores speak against: the newest."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """The newest of what held-out scores say against matchers: a line for each method, stage and kind of doubt."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         for number, stage, model in fits(run):
             for text in model.get("warnings", ()):
                 line = f"{run.method}, repeat {run.repeat}, round {number}, {stage}: {text}"
-                found.setdefault((run.method, stage), []).append(line)
+                kind = re.sub(r"[-+]?[\d.]+%?", "#", text)
+                found.setdefault((run.method, stage, kind), []).append(line)
     more = [(lines[-1], len(lines) - 1) for lines in found.values()]
     return [f"{line}." + (f" And {n} more like it." if n else "") for line, n in more]

@@ -129,7 +129,7 @@ class FakeRun:
 
     def events(self, round: int) -> dict[str, Event]:
         held = {"balanced_accuracy": 0.61 + 0.1 * round, "balanced_accuracy_text": 0.6, "ece": 0.25}
-        doubts = ["it carries no visual evidence"] if round == 0 else []
+        doubts = [f"{0.015 + 0.001 * self.repeat:+.3f}: it carries no visual evidence"] if round == 0 else []
         vqme = {"hit": False, "result": {"held_out": held}, "warnings": doubts}
         models = {"vqme": vqme, "vaue": {"hit": False, "result": {}}} if self.reasons else {}
         return {

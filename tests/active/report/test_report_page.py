@@ -75,7 +75,7 @@ def test_matchers_have_their_mean_scores_and_what_speaks_against_them_comes_firs
     (row,) = re.findall(r"<tr><td>ccrl</td><td>vqme</td>.*?</tr>", text)
     cells = re.findall(r">([^<]*)</td>", row)
     assert cells == ["ccrl", "vqme", "0.760", "0.600", *["-"] * 4, "0.250", "-", "-"]
-    warn = "ccrl, repeat 2, round 0, vqme: it carries no visual evidence. And 2 more like it."
+    warn = "ccrl, repeat 2, round 0, vqme: +0.017: it carries no visual evidence. And 2 more like it."
     assert text.index(warn) < text.index("Learning curves")
     assert text.count("Selections of ccrl are approximate: k_max=16.") == 1
 

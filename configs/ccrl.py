@@ -65,7 +65,8 @@ def strategies() -> dict:
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
         coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), vabal=dict(name="vabal", groups=100),
-        badge=dict(name="badge", unit="image"),
+        badge=dict(name="badge", unit="image"), cdal=dict(name="cdal", form="k_center", policy=dict(
+            width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),

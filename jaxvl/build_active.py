@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import build, optim
-from jaxvl.active import matching
+from jaxvl.active import matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
@@ -28,6 +28,7 @@ from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
+from jaxvl.active.strategies.cdal import POLICY
 from jaxvl.active.world import TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
@@ -194,16 +195,19 @@ def region_model(
 def engines(
     config: ConfigDict, stages: Mapping[str, Stage], partition: Partition, objects: ObjectWords | None = None
 ) -> dict[str, Any]:
-    """Predictors over several models: the pool scorer, if a method trains a matcher or an answer model."""
+    """Predictors over more than one model and source: the learner of policies, and the pool scorer, if a method trains
+    a matcher or an answer model."""
+    found: dict[str, Any] = {POLICY: policy.learn}
     matchers = [s for name, s in stages.items() if name.startswith("vqme")]
     answers = stages.get("vaue")
     if not matchers and answers is None:
-        return {}
+        return found
     matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
     rough = stages.get("prefilter")
     more: dict[str, Any] = dict(objects=objects, prefilter=_model_of(rough) if rough else None)
-    return {ENGINE: PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))}
+    scorer = PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))
+    return found | {ENGINE: scorer}
 
 
 def _model_of(stage: Stage) -> Any:

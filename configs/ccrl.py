@@ -22,7 +22,7 @@ CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl"
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
 DATA, VQA_V2 = os.environ.get("JAXVL_DATA", "data"), "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
-MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl"), dict(name="adversarial_vae")
+MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl", "prefilter"), dict(name="adversarial_vae")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
 ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
 RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth at epochs 10 and 12
@@ -35,19 +35,19 @@ def stage(**values: object) -> dict:
 
 def stages() -> dict:
     """The scored model, and what samplers train beside it (specification, sections 4 to 8)."""
-    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1)
+    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1, calibrate=False)
     plain = dict(ADAM, schedule=dict(name="constant", lr=5e-4), betas=(0.9, 0.999), eps=1e-8)
     rise = dict(ADAM, schedule=dict(name="linear", lr=1e-4, min_lr=1e-4, warmup=0.05), clip=5.0)
-    vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1), optim=rise,
-                batch_size=256, epochs=40, plateau=plateau)
-    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all")
+    vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1,
+                learn_tau=None), optim=rise, batch_size=256, epochs=40, plateau=plateau)
+    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all", neg_count=None)
     vae, often = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=[i / 30 for i in range(1, 30)])
     falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **often), dict(lr=1e-2))]
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
-        vqme=stage(**vqme, task=match),
-        vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
+        vqme=stage(**vqme, task=match), vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
         vqme_cl=stage(**vqme, task=dict(match, mi_weight=0.0)),
+        prefilter=stage(**vqme | dict(model=dict(vqme["model"], critic="separable")), task=match),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
         ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
@@ -60,12 +60,13 @@ def stages() -> dict:
 
 def strategies() -> dict:
     """Each method's strategy; CCRL's ablations are its options (section 8.9)."""
-    ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, agg="sum", rate="one_minus", match="critic",
-                uncertainty="indicator", prune="exact", stage="vqme")
+    ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, prefilter=None, agg="sum", top_k=8, rate="one_minus",
+                match="critic", uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound")
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
-        coreset=dict(name="coreset", feature="fused"), badge=dict(name="badge", unit="image"),
-        vabal=dict(name="vabal", groups=100),
+        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), vabal=dict(name="vabal", groups=100),
+        badge=dict(name="badge", unit="image"), cdal=dict(name="cdal", form="k_center", policy=dict(
+            width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
@@ -77,9 +78,8 @@ def strategies() -> dict:
 def active() -> dict:
     """The protocol `val`: the pool is train2014, scores are of val2014 (section 1.3)."""
     def vqa(split: str) -> dict:
-        annotations = VQA_V2.format("", split, "annotations")
-        return dict(name="vqa_v2", images=None, questions=VQA_V2.format("OpenEnded_", split, "questions"),
-                    annotations=annotations)
+        files = {k: VQA_V2.format(how, split, k) for k, how in {"questions": "OpenEnded_", "annotations": ""}.items()}
+        return dict(name="vqa_v2", images=None, **files)
     return dict(
         pool=vqa("train"), val=vqa("val"),
         regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
@@ -89,7 +89,7 @@ def active() -> dict:
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
-        scoring=dict(block=256, pairs=2048), strategies=strategies(),
+        scoring=dict(block=256, pairs=2048, compute="float32"), allow_approx=False, strategies=strategies(),
     )
 
 
@@ -116,13 +116,15 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
 
 
 SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.2, 400), "paper": {}}
-ABLATIONS = {
-    **C.choices("active.strategies.ccrl.rate", ("printed", "inverse", "sqrt_inverse", "effective", "none")),
-    **C.choices("active.strategies.ccrl.agg", ("mean", "topk_mean")),
-    **C.choices("stages.vqme.model.critic", ("separable", "concat2")),
-    **C.choices("stages.vqme.task.cl_form", ("printed",)),
-    **C.choices("active.bank.reduce", ("frequency", "prefix", "all")),
-}
+CAPPED = {"active.strategies.ccrl.agg": "sum_capped", "active.strategies.ccrl.k_max": 16, "active.allow_approx": True}
+ABLATIONS = {name: value for path, values in {
+    "active.strategies.ccrl.rate": ("printed", "inverse", "sqrt_inverse", "effective", "none"),
+    "active.strategies.ccrl.agg": ("mean", "topk_mean"), "active.strategies.ccrl_b.match": ("raw_glove",),
+    "active.bank.reduce": ("frequency", "prefix", "all"), "stages.vqme.model.critic": ("separable", "concat2"),
+    "stages.vqme.task.cl_form": ("printed",), "stages.vqme.task.neg": ("derangement",),
+    "stages.vaue.model.qga": ("question",), "stages.vaue.task.label": ("soft",),
+}.items() for name, value in C.choices(path, values).items()} | {
+    "agg=sum_capped": CAPPED, "prefilter": CAPPED | {"active.strategies.ccrl.prefilter": "prefilter"}}
 
 
 def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:
@@ -138,10 +140,8 @@ DAQUAR = dict(files=f"{DATA}/daquar/train/qa.jsonl", images=f"{DATA}/daquar/trai
               fields={"answer_type": "none"})  # no such field: the type is told from the answers
 COCO = [dict(files=f"{DATA}/coco_vqa/{part}/vqa_yesno.jsonl", images=f"{DATA}/coco_vqa/{part}/images.zip")
         for part in ("train", "val")]
-VARIANTS = {
-    "people": {"active.oracle.name": "people"},
-    "daquar": photos("daquar", *PARTS, **DAQUAR), "coco": photos("coco", *COCO, image_template="%012d.jpg"),
-}
+VARIANTS = {"people": {"active.oracle.name": "people"}, "daquar": photos("daquar", *PARTS, **DAQUAR),
+            "coco": photos("coco", *COCO, image_template="%012d.jpg")}
 
 
 def get_config(arg: str | None = None):

@@ -19,14 +19,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import build, optim
-from jaxvl.active import matching
+from jaxvl.active import matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
+from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
-from jaxvl.active.strategies.ccrl import ENGINE
+from jaxvl.active.strategies.ccrl import CCRL, ENGINE
+from jaxvl.active.strategies.cdal import POLICY
 from jaxvl.active.world import TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
@@ -77,15 +79,20 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     strategies = chosen(config, methods)
+    approximate = approximations(config, strategies)
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
     rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
     stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
+    objects = None
+    if any(getattr(s, "match", None) == "raw_glove" for s in strategies.values()):
+        objects = ObjectWords(provider, words, glove=active.words.glove, dim=active.words.dim)
     questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
     made = World(
         seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
-        engines=engines(config, stages, partition), simulated=simulated,
+        engines=engines(config, stages, partition, objects), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
+        approximate=approximate,
     )  # fmt: skip
     check_shapes(made, stages)
     return made
@@ -111,6 +118,26 @@ def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+def approximations(config: ConfigDict, strategies: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Method -> in which ways its selections are approximate; methods that are exact are left out.
+
+    Raises:
+      ConfigError: there are some, and the config does not allow it.
+    """
+    found = {method: tuple(getattr(s, "approximations", ())) for method, s in strategies.items()}
+    compute = config.active.scoring.get("compute", "float32")
+    if compute != "float32":
+        found |= {m: (*found[m], f"compute={compute}") for m, s in strategies.items() if isinstance(s, CCRL)}
+    found = {method: ways for method, ways in found.items() if ways}
+    if found and not config.active.allow_approx:
+        said = "; ".join(f"{method}: {', '.join(ways)}" for method, ways in found.items())
+        raise ConfigError(
+            f"these methods select only approximately ({said}). Say --config.active.allow_approx=True to have that, "
+            "stamped on all that follows from it; bench/pool_scoring.py --accept measures what it costs"
+        )
+    return found
+
+
 def stage(
     config: ConfigDict,
     name: str,
@@ -134,7 +161,10 @@ def stage(
     optim.make_schedule(steps=2, steps_per_epoch=1, examples=2, batch_size=1, **plain(section.optim.schedule))
     plateau = None
     if section.plateau is not None:
-        plateau = Plateau(score=matching.held_out_scores, key="balanced_accuracy", **plain(section.plateau))
+        options = plain(section.plateau)
+        finish = functools.partial(matching.finished, calibrate=options.pop("calibrate", False))
+        score = matching.held_out_scores
+        plateau = Plateau(score=score, key="balanced_accuracy", finish=finish, **options)
     given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,
@@ -162,15 +192,22 @@ def region_model(
     return build.given(MODELS, "model", plain(section), given)
 
 
-def engines(config: ConfigDict, stages: Mapping[str, Stage], partition: Partition) -> dict[str, Any]:
-    """Predictors over several models: the pool scorer, if a method trains a matcher or an answer model."""
+def engines(
+    config: ConfigDict, stages: Mapping[str, Stage], partition: Partition, objects: ObjectWords | None = None
+) -> dict[str, Any]:
+    """Predictors over more than one model and source: the learner of policies, and the pool scorer, if a method trains
+    a matcher or an answer model."""
+    found: dict[str, Any] = {POLICY: policy.learn}
     matchers = [s for name, s in stages.items() if name.startswith("vqme")]
     answers = stages.get("vaue")
     if not matchers and answers is None:
-        return {}
+        return found
     matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
-    return {ENGINE: PoolScorer(matcher, answer, partition=partition, **plain(config.active.scoring))}
+    rough = stages.get("prefilter")
+    more: dict[str, Any] = dict(objects=objects, prefilter=_model_of(rough) if rough else None)
+    scorer = PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))
+    return found | {ENGINE: scorer}
 
 
 def _model_of(stage: Stage) -> Any:

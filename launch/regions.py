@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--questions", type=Path, nargs="+", help="take only the images of these questions, and all"
     )
     one.add_argument("--index", type=Path, help="hdf5: which image is where; default: beside the file")
+    one.add_argument("--classes", type=Path, help="LXMERT: keep what regions show; a class name a line")
     one.add_argument("--detector", help="a note of what made the features; others are not mixed with them")
     one.add_argument("--dtype", default=DTYPES[0], choices=DTYPES, help="of the features in a new store")
     one.add_argument(
@@ -89,7 +90,9 @@ def convert(args: argparse.Namespace) -> None:
     from jaxvl.data.regions.verify import image_ids
 
     read = ReadOptions(width=args.width, legacy_pickle=args.allow_legacy_pickle, index=args.index)
+    names = None if args.classes is None else args.classes.read_text(encoding="utf-8").splitlines()
     options = ConvertOptions(
+        classes=None if names is None else tuple(names),
         regions=args.regions, method=args.rerank, layout=args.layout, read=read, detector=args.detector,
         dtype=args.dtype, shard_bytes=args.shard_bytes,
     )  # fmt: skip

@@ -99,6 +99,7 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.strategies.random.name": "randm"}, "did you mean 'random'"),
         ({"stages.task.model.heads": 7}, "heads"),
         ({"active.words.scope": "some"}, "scope"),
+        ({"active.strategies.random": dict(name="ccrl", k_max=16)}, r"random: k_max=16.*allow_approx=True"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
@@ -106,6 +107,21 @@ def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
     with pytest.raises((ConfigError, ValueError), match=message):
         build_active.world(c, tmp_path, methods=["random"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_approximate_ways_are_named_and_allowed_or_refused(allowed):
+    c = config("ccrl", "random,ccrl,ccrl_a,ablation=prefilter,scale=tiny")
+    override(c, {"active.allow_approx": allowed, "active.scoring.compute": "bfloat16"})
+    strategies = build_active.chosen(c, c.run)
+    want = {"ccrl": ("k_max=16", "prefilter=prefilter", "compute=bfloat16"), "ccrl_a": ("compute=bfloat16",)}
+    if allowed:
+        assert build_active.approximations(c, strategies) == want
+        return
+    with pytest.raises(
+        ConfigError, match="ccrl: k_max=16, prefilter=prefilter, compute=bfloat16; ccrl_a: comp"
+    ):
+        build_active.approximations(c, strategies)
 
 
 def test_people_need_images_only(tmp_path, monkeypatch):

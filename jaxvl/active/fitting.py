@@ -49,6 +49,8 @@ class Plateau:
       least: scores that are taken in any case.
       every: updates between two scores, if an epoch has fewer; else each epoch is scored.
       score: `(predict, held-out source, rng) -> scores`; `key` of them must rise.
+      finish: `(trainer, parameters, held-out source, rng) -> (parameters, more scores)`, asked once, of the best state:
+        what it returns is kept. None = as they are.
     """
 
     score: Callable[[Predict, Source, np.random.Generator], Mapping[str, float]]
@@ -58,6 +60,7 @@ class Plateau:
     patience: int = 3
     least: int = 5
     every: int = 1
+    finish: Callable[..., tuple[PyTree, Mapping[str, float]]] | None = None
 
 
 @dataclass
@@ -277,7 +280,11 @@ class Watch:
             self.run(state)
         assert self.best is not None
         placed = jax.device_put(self.best.params, jax.tree.map(lambda x: x.sharding, state.params))
-        return Best(self.best.scores, placed)
+        if self.plateau.finish is None:
+            return Best(self.best.scores, placed)
+        rng = np.random.default_rng(self.seed)
+        params, more = self.plateau.finish(self.stage.trainer, placed, self.held, rng)
+        return Best({**self.best.scores, **more}, params)
 
 
 def with_vectors(fresh: PyTree, vectors: np.ndarray) -> PyTree:

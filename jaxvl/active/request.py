@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-MATCH = ("critic", "contrast", "similarity", "all")
+MATCH = ("critic", "contrast", "similarity", "raw_glove", "all")
+COUNTED = ("similarity", "raw_glove")  # as many patterns of each image as the critic matches on average
 AGG = ("sum", "mean", "topk_mean", "sum_capped")
 UNCERTAINTY = ("indicator", "one")
+AT_UNIFORM = ("bound", "one")
 PRUNE = (None, "exact")
 TOP = 5  # contributors that are kept for each image
 
@@ -31,15 +33,20 @@ class Request:
       stage: the matcher's stage.
       match: "critic" (probability above `threshold`), "contrast" (cosine of the contrastive heads above `threshold`),
         "similarity" (cosine of the answer model's pooled states of image and question: each image's best patterns, as
-        many as the critic matches on average) or "all".
+        many as the critic matches on average), "raw_glove" (likewise; cosine of the mean word vectors of what the
+        detector names in the image and of the question) or "all".
       threshold: of the match probability, or of the cosine.
       min_k: patterns that match in any case, the best ones.
       k_max: most patterns that count, the best ones; None = all.
-      agg: "sum", "mean", "topk_mean" (of the 8 largest), or "sum_capped" (sum with `k_max`, an approximation).
+      prefilter: stage of a separable critic, one product for all pairs: only its `2 k_max` best patterns of an image
+        are looked at by the critic of `stage`. An approximation.
+      agg: "sum", "mean", "topk_mean" (of the `top_k` largest), or "sum_capped" (sum with `k_max`, an approximation).
       uncertainty: "indicator", or "one" (every match counts 1).
+      var_ddof, at_uniform: of the indicator, see `jaxvl.objectives.uncertainty.indicator`.
+      top_k: how many patterns "topk_mean" takes.
       budget: images that will be taken: what pruning may rely on.
       prune: "exact" = images whose number of matches is below the budget-th best score are not looked at further, as no
-        factor exceeds 1; None = all are. It has an effect with agg="sum", a budget, and any `match` but "similarity".
+        factor exceeds 1; None = all are. It has an effect with agg="sum", a budget, and a `match` not in `COUNTED`.
     """
 
     images: Any
@@ -51,8 +58,12 @@ class Request:
     threshold: float = 0.5
     min_k: int = 1
     k_max: int | None = None
+    prefilter: str | None = None
     agg: str = "sum"
     uncertainty: str = "indicator"
+    var_ddof: int = 0
+    at_uniform: str = "bound"
+    top_k: int = 8
     budget: int | None = None
     prune: str | None = None
 
@@ -61,6 +72,10 @@ class Request:
         for name, known in (("match", MATCH), ("agg", AGG), ("uncertainty", UNCERTAINTY), ("prune", PRUNE)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {known}")
+        if self.var_ddof not in (0, 1) or self.at_uniform not in AT_UNIFORM:
+            raise ValueError(
+                f"var_ddof={self.var_ddof}, at_uniform={self.at_uniform!r}: expected 0 or 1, and one of {AT_UNIFORM}"
+            )
         text, kinds, rates = (list(np.shape(x)) for x in (self.text, self.kinds, self.rates))
         if len(text) != 2 or 0 in text or kinds != text[:1]:
             raise ValueError(
@@ -70,7 +85,7 @@ class Request:
             raise ValueError(f"rates {rates}: expected [kinds,C], with a row for every number in `kinds`")
         if self.match == "critic" and not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: expected a probability in (0, 1)")
-        for name, least in (("min_k", 0), ("k_max", 1), ("budget", 1)):
+        for name, least in (("min_k", 0), ("k_max", 1), ("budget", 1), ("top_k", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value}: expected at least {least}")
@@ -78,6 +93,10 @@ class Request:
             raise ValueError("k_max needs a match that ranks the patterns; match='all' ranks none")
         if self.k_max is not None and self.k_max < self.min_k:
             raise ValueError(f"k_max={self.k_max} is below min_k={self.min_k}")
+        if self.prefilter is not None and (self.match != "critic" or self.k_max is None):
+            raise ValueError(
+                f"prefilter={self.prefilter!r} needs match='critic' and k_max, which it takes twice of"
+            )
         if self.prune is not None and (self.rates.max() > 1 or self.rates.min() < 0):
             raise ValueError("prune='exact' needs balance factors in [0, 1]")
         if self.agg == "sum_capped" and self.k_max is None:
@@ -131,7 +150,7 @@ def collect(
     # Within an image the most valuable pairs first, equal ones in the order of the patterns.
     order = np.lexsort((pattern, -pair["value"], image))
     place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    out["score"] = aggregate(request.agg, pair["value"][order], image[order], place, count)
+    out["score"] = aggregate(request, pair["value"][order], image[order], place, count)
     kept = order[place < TOP]
     at = (image[kept], place[place < TOP])
     match = strength_bq[image, pattern]
@@ -149,12 +168,12 @@ def collect(
 
 
 def aggregate(
-    agg: str, value: np.ndarray, image: np.ndarray, place: np.ndarray, count: np.ndarray
+    request: Request, value: np.ndarray, image: np.ndarray, place: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
     """The score of each image from its pairs' values, which come largest first within each image."""
-    if agg == "topk_mean":
-        kept = place < 8
-        return np.bincount(image[kept], weights=value[kept], minlength=len(count)) / np.clip(count, 1, 8)
+    if request.agg == "topk_mean":
+        kept, most = place < request.top_k, np.clip(count, 1, request.top_k)
+        return np.bincount(image[kept], weights=value[kept], minlength=len(count)) / most
     # Added in the order of value, so that float64 sums are the same whatever block an image is in.
     total = np.bincount(image, weights=value, minlength=len(count))
-    return total / np.maximum(count, 1) if agg == "mean" else total
+    return total / np.maximum(count, 1) if request.agg == "mean" else total

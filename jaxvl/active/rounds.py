@@ -71,6 +71,7 @@ class Run:
         self.folder = begin(world, method, repeat, folder)
         self.ledger = self.folder.ledger
         self.strategy: Strategy = world.strategies[method]
+        self.approximate = list(world.approximate.get(method, ()))
         self.params: dict[str, PyTree] = {}
         self.keys: dict[str, str] = {}
         self.started = time.monotonic()
@@ -160,6 +161,8 @@ class Run:
             "balance": balance.summary(labelled.shares.counts, KINDS),
             "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
         }
+        if self.approximate:
+            metrics["approximate"] = self.approximate
         write_json(path / METRICS, metrics)
         self._tell(round, f"accuracy {metrics['acc']['overall']:.2f}")
         return {"files": (METRICS, "evaluation.npz"), "accuracy": metrics["acc"]["overall"]}
@@ -178,9 +181,11 @@ class Run:
             held = models[stage]["result"].get("held_out", {})
             if "balanced_accuracy" in held:
                 kept += f", balanced accuracy {held['balanced_accuracy']:.2f} on held-out images"
+            if "visual_gap" in held:
+                kept += f", {held['balanced_accuracy_text']:.2f} with other images' features"
             self._tell(round, f"{stage}: {kept}")
-            doubt = matching.warning(held["match_rate"]) if "match_rate" in held else None
-            if doubt is not None:
+            models[stage]["warnings"] = matching.warnings(held)
+            for doubt in models[stage]["warnings"]:
                 self._tell(round, f"{stage}: {doubt}")
         return {"models": models}
 
@@ -204,7 +209,11 @@ class Run:
                 f"the score is nearly a count of matches (rank correlation {summary['spearman_n_match']:.2f})",
             )
         seconds = round_time(time.monotonic() - started)
-        return {"files": (SCORES,), "strategy_seconds": seconds, "wanted": wanted, "score": summary}
+        found_by = {"approximate": self.approximate} if self.approximate else {}
+        if found_by:
+            self._tell(round, f"selected approximately: {', '.join(self.approximate)}")
+        about = {"strategy_seconds": seconds, "wanted": wanted, "score": summary, **found_by}
+        return {"files": (SCORES,), **about}
 
     def _selected(self, round: int) -> dict[str, Any]:
         path = self.folder.folder(round)
@@ -217,6 +226,8 @@ class Run:
             wanted = self.folder.events(round)["SCORED"].data["wanted"]
             with np.load(path / SCORES) as scores:
                 rows = selection_rows(scores, wanted, self.bank(round), self.world.answers)
+            if self.approximate:
+                rows = [{**row, "approximate": self.approximate} for row in rows]
         write_jsonl(path / SELECTION, rows)
         return {"files": (SELECTION,), "images": len(rows), "sha": digest_of(r["image_id"] for r in rows)}
 

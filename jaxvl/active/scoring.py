@@ -23,26 +23,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvl.active.request import Request, collect, matched
+from jaxvl.active.objects import ObjectWords
+from jaxvl.active.pair_programs import programs
+from jaxvl.active.request import COUNTED, Request, best, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
-from jaxvl.objectives.uncertainty import indicator
 from jaxvl.sharding import Partition
-from jaxvl.tasks.momentum import call
-from jaxvl.types import Array, PyTree, Source
+from jaxvl.types import PyTree, Source
 
 PAD = 128  # patterns are padded to a multiple: a growing bank compiles at most eight programs up to 1,024
+COMPUTE = ("float32", "bfloat16")
 SHARD = 32  # blocks between two files of a resumable pass
 Blocks = Iterator[dict[str, Any]]
 
 
-class Programs(NamedTuple):
-    """The jitted pieces; compiled once for a block, a chunk and a padded bank."""
+class Pairs(NamedTuple):
+    """The `P` pairs of a block that count, by image, then pattern.
 
-    image: Callable[..., Any]
-    bank: Callable[..., Any]
-    matches: Callable[..., Any]
-    pairs: Callable[..., Any]
+    Attributes:
+      image, pattern: `[P]`, rows of the block and of the bank.
+      values: `f`, `p_max`, `answer`, `rate`, `value` `[P]`.
+      strength, mask: `[B,Q]` of all pairs of the block.
+    """
+
+    image: np.ndarray
+    pattern: np.ndarray
+    values: Mapping[str, np.ndarray]
+    strength: np.ndarray
+    mask: np.ndarray
 
 
 class PoolScorer:
@@ -53,18 +61,32 @@ class PoolScorer:
       partition: images of a block are split over its `data` axis, the bank is everywhere.
       block: images of a block; pairs: matched pairs of a chunk.
       answer_stage: key of the answer model's parameters.
+      objects: word vectors of what images show, for match="raw_glove".
+      prefilter: the model of the stage that a request may have as its `prefilter`.
+      compute: dtype of the models here, "float32" or, as an approximation, "bfloat16"; whatever they were trained in.
     """
 
     def __init__(
         self, matcher: Any, answers: Any, *, partition: Partition, block: int = 256, pairs: int = 2048,
-        answer_stage: str = "vaue",
+        answer_stage: str = "vaue", objects: ObjectWords | None = None, prefilter: Any = None,
+        compute: str = "float32",
     ):  # fmt: skip
         shards = partition.batch_shards
         self.block, self.pairs = -(-block // shards) * shards, -(-pairs // shards) * shards
         self.partition, self.answer_stage = partition, answer_stage
-        self.matcher, self.answers = matcher, answers
+        if compute not in COMPUTE:
+            raise ValueError(f"scoring.compute={compute!r}: expected one of {', '.join(COMPUTE)}")
+        self.matcher, self.answers, self.prefilter = (
+            model
+            if model is None or model.dtype == jnp.dtype(compute)
+            else model.clone(dtype=jnp.dtype(compute))
+            for model in (matcher, answers, prefilter)
+        )
+        self.objects = objects
         self.traces: dict[str, int] = {}
-        self.programs = self._programs()
+        self.programs = programs(
+            self.matcher, self.answers, self.prefilter, partition=partition, counted=self._traced
+        )
 
     def __call__(self, params: Mapping[str, PyTree], request: Request) -> dict[str, np.ndarray]:
         """Score every image.
@@ -74,26 +96,63 @@ class PoolScorer:
           contributors, best first, unused ones -1: `top_pattern`, `top_answer` `[N,T]` i32, `top_match`,
           `top_uncertainty`, `top_p_max`, `top_rate` `[N,T]` f32.
         """
-        models = {"match": params.get(request.stage), "answer": params.get(self.answer_stage)}
-        self._check(request, models)
-        with self.partition.context():
-            bank = self.programs.bank(models, self._padded(request.text))
-        if request.match == "similarity":  # ablation B: only which patterns match differs, not how many
+        models, bank = self._begin(params, request)
+        if request.match in COUNTED:  # ablation B: only which patterns match differs, not how many
             critic = replace(request, match="critic")
             most = max(1, request.min_k, round(float(self._counts(models, bank, critic).mean())))
             request = replace(request, k_max=most if request.k_max is None else min(most, request.k_max))
-        prunes = request.prune is not None and request.agg == "sum" and request.match != "similarity"
+        prunes = request.prune is not None and request.agg == "sum" and request.match not in COUNTED
         if prunes and request.budget is not None:
             return self._pruned(models, bank, request)
         return self._scores(models, bank, request)
+
+    def _traced(self, program: str) -> None:
+        self.traces[program] = self.traces.get(program, 0) + 1
+
+    def detail(self, params: Mapping[str, PyTree], request: Request) -> dict[str, np.ndarray]:
+        """Every pair of a pool that is small enough, by the same programs: what an accelerated mode is judged by.
+
+        Returns:
+          `strength`, `f` (NaN where the pattern does not count) f32, `counts` bool, all `[N,Q]`, and `score [N]` f64.
+
+        Raises:
+          ValueError: a match that counts patterns over the whole pool first.
+        """
+        if request.match in COUNTED:
+            raise ValueError(f"match={request.match!r} has no detail: it takes two passes over the pool")
+        models, bank = self._begin(params, request)
+        parts: dict[str, list[np.ndarray]] = {"strength": [], "counts": [], "f": [], "score": []}
+        for block in self._blocks(request.images):
+            found = self._pairs(models, bank, request, block)
+            table = np.full(found.strength.shape, np.nan, np.float32)
+            table[found.image, found.pattern] = found.values["f"]
+            scores = collect(request, found.image, found.pattern, found.values, found.strength)["score"]
+            for name, values in zip(parts, (found.strength, found.mask, table, scores), strict=True):
+                parts[name].append(values[block["keep"]])
+        return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+
+    def _begin(self, params: Mapping[str, PyTree], request: Request) -> tuple[dict[str, PyTree], Any]:
+        """The models that a request needs, and its patterns encoded by them."""
+        models = {"match": params.get(request.stage), "answer": params.get(self.answer_stage), "filter": None}
+        if request.prefilter is not None:
+            models["filter"] = params.get(request.prefilter)
+        self._check(request, models)
+        with self.partition.context():
+            return models, self.programs.bank(models, self._padded(request.text))
 
     def _check(self, request: Request, models: Mapping[str, PyTree]) -> None:
         """Raise ValueError for no images, and for a model that the request needs and the round has not."""
         if not len(request.images):
             raise ValueError("no images to score: every image of the pool is labelled or excluded")
+        if request.match == "raw_glove" and self.objects is None:
+            raise ValueError("match='raw_glove' needs the word vectors of what images show: give `objects`")
         if request.match != "all" and models["match"] is None:
             raise ValueError(
                 f"match={request.match!r} needs the stage {request.stage!r}, which this round has not trained"
+            )
+        if request.prefilter is not None and (models["filter"] is None or self.prefilter is None):
+            raise ValueError(
+                f"prefilter needs the stage {request.prefilter!r}, which this round has not trained"
             )
         counts_only = request.uncertainty == "one" and (request.rates == 1).all()
         if models["answer"] is None and (request.match == "similarity" or not counts_only):
@@ -217,17 +276,50 @@ class PoolScorer:
             return self.programs.image(models, block["regions"], block["region_mask"])
 
     def _strength(
-        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any
+        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any, *, start: int = 0
     ) -> np.ndarray:
         """`[B,Q]` f32 on the host: how well each pattern matches; larger is better."""
         if request.match == "all":
             return np.zeros((self.block, len(request.text)), np.float32)
+        if request.match == "raw_glove":  # never pruned: a block's images are in the order of the request's
+            return self._named(request, start)
         if request.match == "similarity":  # its image side attends to the question: a pair at a time
             image, pattern = np.divmod(np.arange(self.block * len(request.text)), len(request.text))
-            return self._chunks(models, bank, encoded, image, pattern)["cosine"].reshape(self.block, -1)
+            run = self._answering(models, bank, request, encoded)
+            return self._chunks(run, image, pattern)["cosine"].reshape(self.block, -1)
+        how = request.match if request.prefilter is None else "filter"
         with self.partition.context():
-            found = self.programs.matches(models, encoded, bank, how=request.match)
-        return self.partition.fetch(found)[:, : len(request.text)]
+            found = self.programs.matches(models, encoded, bank, how=how)
+        strength = self.partition.fetch(found)[:, : len(request.text)]
+        return (
+            strength if request.prefilter is None else self._again(models, bank, request, encoded, strength)
+        )
+
+    def _again(
+        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any, rough: np.ndarray
+    ) -> np.ndarray:
+        """`[B,Q]` f32: the critic of the best pairs by `rough [B,Q]`, the others minus infinity."""
+        check_finite(rough, str(request.prefilter))
+        image, pattern = np.nonzero(best(rough, 2 * (request.k_max or 1)))
+        run = functools.partial(self.programs.again, models, encoded, bank)
+        out = np.full(rough.shape, -np.inf, np.float32)
+        out[image, pattern] = self._chunks(run, image, pattern)["match"]
+        return out
+
+    def _answering(
+        self, models: Mapping[str, PyTree], bank: Any, request: Request, encoded: Any
+    ) -> Callable[..., Any]:
+        """What the answer model says of a chunk of pairs."""
+        how = {"var_ddof": request.var_ddof, "at_uniform": request.at_uniform}
+        return functools.partial(self.programs.pairs, models, encoded, bank, **how)
+
+    def _named(self, request: Request, start: int) -> np.ndarray:
+        """`[B,Q]` f32: cosine of what the detector names and what the pattern says; rows beyond the images are 0."""
+        assert self.objects is not None
+        found = np.zeros((self.block, len(request.text)), np.float32)
+        ids = request.images.ids[start : start + self.block]
+        found[: len(ids)] = self.objects.images(ids) @ self.objects.questions(request.text).T
+        return found
 
     def _count(
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
@@ -239,8 +331,16 @@ class PoolScorer:
     def _block(
         self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
+        found = self._pairs(models, bank, request, block)
+        out = collect(request, found.image, found.pattern, found.values, found.strength)
+        return {k: v[block["keep"]] for k, v in out.items()}
+
+    def _pairs(
+        self, models: Mapping[str, PyTree], bank: Any, request: Request, block: Mapping[str, Any]
+    ) -> Pairs:
+        """The pairs of a block that count."""
         encoded = self._encoded(models, block)
-        strength = self._strength(models, bank, request, encoded)
+        strength = self._strength(models, bank, request, encoded, start=block["start"])
         check_finite(strength, self.answer_stage if request.match == "similarity" else request.stage)
         mask = matched(request, strength) & block["keep"][:, None]
         image, pattern = np.nonzero(mask)  # ordered by image, then pattern: sums do not depend on the blocks
@@ -248,8 +348,7 @@ class PoolScorer:
         check_finite(found["f"], self.answer_stage)
         rate = request.rates[request.kinds[pattern], found["answer"]]
         value = found["f"].astype(np.float64) * rate
-        out = collect(request, image, pattern, {**found, "rate": rate, "value": value}, strength)
-        return {k: v[block["keep"]] for k, v in out.items()}
+        return Pairs(image, pattern, {**found, "rate": rate, "value": value}, strength, mask)
 
     def _uncertainty(
         self,
@@ -264,15 +363,15 @@ class PoolScorer:
         if models["answer"] is None:
             ones = np.ones(len(image), np.float32)
             return {"f": ones, "p_max": ones, "answer": np.zeros(len(image), np.int32)}
-        out = self._chunks(models, bank, encoded, image, pattern)
+        out = self._chunks(self._answering(models, bank, request, encoded), image, pattern)
         if request.uncertainty == "one":
             out["f"] = np.ones_like(out["f"])
         return out
 
     def _chunks(
-        self, models: Mapping[str, PyTree], bank: Any, encoded: Any, image: np.ndarray, pattern: np.ndarray
+        self, run: Callable[..., Any], image: np.ndarray, pattern: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """What the answer model says of these pairs, in chunks of one size."""
+        """What a program says of these pairs, in chunks of one size."""
         starts = range(0, max(len(image), 1), self.pairs)
         lo, hi = self.partition.rows(self.pairs)
         parts, last = [], None
@@ -282,65 +381,12 @@ class PoolScorer:
             i[:n], q[:n] = image[start : start + n], pattern[start : start + n]
             placed = self.partition.place_batch({"image": i[lo:hi], "pattern": q[lo:hi]})
             with self.partition.context():
-                got = self.programs.pairs(models, encoded, bank, placed["image"], placed["pattern"])
+                got = run(placed["image"], placed["pattern"])
             if last is not None:  # fetched while the next one is computed
                 parts.append(self.partition.fetch(last))
             last = got
         parts.append(self.partition.fetch(last))
         return {k: np.concatenate([p[k] for p in parts])[: len(image)] for k in parts[0]}
-
-    # ---- programs -------------------------------------------------------------------------------------------
-
-    def _programs(self) -> Programs:
-        matcher, answers = self.matcher, self.answers
-        rep, split = self.partition.replicated(), self.partition.batch()
-
-        def counted(name: str) -> None:
-            self.traces[name] = self.traces.get(name, 0) + 1
-
-        def image(models: PyTree, regions: Array, mask: Array) -> dict[str, Any]:
-            counted("image")
-            out: dict[str, Any] = {"mask": mask}
-            if models["match"] is not None:
-                v = call(matcher, models["match"], "encode_image", regions, mask)
-                out["critic"] = call(matcher, models["match"], "critic_image", v)
-                out["contrast"] = call(matcher, models["match"], "project_image", v)
-            if models["answer"] is not None:
-                out["answer"] = call(answers, models["answer"], "image_ready", regions, mask)
-            return out
-
-        def bank(models: PyTree, text: Array) -> dict[str, Any]:
-            counted("bank")
-            mask = text != 0
-            out: dict[str, Any] = {"mask": mask}
-            if models["match"] is not None:
-                s = call(matcher, models["match"], "encode_text", text, mask)
-                out["critic"] = call(matcher, models["match"], "critic_text", s)
-                out["contrast"] = call(matcher, models["match"], "project_text", s)
-            if models["answer"] is not None:
-                out["answer"] = call(answers, models["answer"], "text_ready", text, mask)
-            return out
-
-        def matches(models: PyTree, encoded: PyTree, bank: PyTree, *, how: str) -> Array:
-            counted("matches")
-            if how == "contrast":
-                return encoded["contrast"] @ bank["contrast"].T
-            a, b = encoded["critic"], bank["critic"]
-            return call(matcher, models["match"], "critic_all", a, b).astype(jnp.float32)
-
-        def pairs(models: PyTree, encoded: PyTree, bank: PyTree, i: Array, q: Array) -> dict[str, Array]:
-            counted("pairs")
-            one = jax.tree.map(lambda x: x[i], (encoded["answer"], encoded["mask"]))
-            other = jax.tree.map(lambda x: x[q], (bank["answer"], bank["mask"]))
-            out = call(answers, models["answer"], "pair_ready", *one, *other)
-            found = indicator(out.logits)
-            cosine = (unit(out.v) * unit(out.s)).sum(-1)
-            return {"f": found.f, "p_max": found.p_max, "answer": found.index, "cosine": cosine}
-
-        return Programs(
-            jax.jit(image, out_shardings=split), jax.jit(bank, out_shardings=rep),
-            jax.jit(matches, static_argnames="how", out_shardings=rep), jax.jit(pairs, out_shardings=rep),
-        )  # fmt: skip
 
 
 class Best:
@@ -368,11 +414,6 @@ def check_finite(values: np.ndarray, stage: str) -> None:
         raise ValueError(
             f"the model of stage {stage!r} gives NaN: it has diverged; train it with a lower rate"
         )
-
-
-def unit(x: Array) -> Array:
-    """Rows of length 1."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def _save(arrays: Mapping[str, Any], path: Path) -> None:

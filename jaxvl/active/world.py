@@ -64,6 +64,7 @@ class World:
       engines: predictors over several models, by full name.
       data_key: JSON that says which data all of this is; "val" of it the evaluation questions.
       simulated: whether the oracle answers at once, from annotations; else people do, through files.
+      approximate: method -> in which ways its selections are approximate.
       questions: records -> source of question rows.
       images: ids, asked text, kinds -> source of image rows.
     """
@@ -80,6 +81,7 @@ class World:
     data_key: Mapping[str, Any]
     options: Options = Options()
     engines: Mapping[str, Engine] = field(default_factory=dict)
+    approximate: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     simulated: bool = True
     picture: Callable[[int], Any] | None = None
 

@@ -9,6 +9,7 @@ Shape legend: `B` images, `Q` questions, `P` pairs, `R` regions, `L` words, `D` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -134,6 +135,13 @@ class VQME(nn.Module):
             return (a_pw * b_pw).sum(-1) + self.offset
         hidden = nn.relu(a_pw + b_pw)
         return self._two(hidden) if self.critic == "concat2" else (hidden * self.weight).sum(-1) + self.offset
+
+    @nn.nowrap
+    def rescaled(self, params: Mapping[str, Any], *, scale: float, shift: float) -> dict[str, Any]:
+        """Parameters whose critic is `scale T + shift`; all else is the same."""
+        out = {**params, "critic_offset": scale * params["critic_offset"] + shift}
+        name = "image_factor_1" if self.critic == "separable" else "critic_weight"
+        return {**out, name: jax.tree.map(lambda x: scale * x, params[name])}
 
     def _two(self, hidden: Array) -> Array:
         return (nn.relu(self.second(hidden)) * self.weight).sum(-1) + self.offset

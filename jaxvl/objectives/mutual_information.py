@@ -1,6 +1,7 @@
 """Mutual information of images and questions from a critic (JSD) and from contrast (InfoNCE). Pure functions, float32.
 
-Shape legend: `B` pairs of a batch; rows are images, columns questions, pair `i` is the true one of row `i`.
+Shape legend: `B` pairs of a batch; rows are images, columns questions, pair `i` is the true one of row `i`; `K`
+negatives of each row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxvl.types import Array
+from jaxvl.types import Array, Key
 
 LOG2 = math.log(2.0)
 FORMS = ("infonce", "printed")
@@ -33,6 +34,22 @@ def jsd_loss(critic_bb: Array, *, negative: Array, rows: Array | None = None) ->
     valid = _valid(negative, real)
     true = _mean(jax.nn.softplus(-jnp.diagonal(critic_bb)), real)
     return true + _mean(jax.nn.softplus(critic_bb), valid)
+
+
+def jsd_pairs_loss(
+    true_b: Array, false_kb: Array, *, negative: Array, partner: Array, rows: Array | None = None
+) -> Array:
+    """`jsd_loss` with `K` negatives for each row, which alone are computed: `K B` pairs instead of `B^2`.
+
+    Args:
+      true_b: `T [B]` of the true pairs; false_kb: `[K,B]` of each row's image with the question of its partner.
+      negative: `[B,B]` bool, as in `jsd_loss`.
+      partner: `[K,B]` i32, see `derangements`.
+      rows: as in `jsd_loss`.
+    """
+    real = jnp.ones(len(true_b), bool) if rows is None else rows
+    valid = jnp.take_along_axis(_valid(negative, real), partner.T, axis=1).T
+    return _mean(jax.nn.softplus(-true_b), real) + _mean(jax.nn.softplus(false_kb), valid)
 
 
 def jsd_estimate(loss: Array) -> Array:
@@ -91,8 +108,15 @@ def negatives(image_id: Array, question_key: Array, keys_of_image: Array) -> Arr
     return ~(same | asked | asked.T)
 
 
-def derangement(key: Array, size: int) -> Array:
-    """`[B,B]` bool: one random negative for each row and each column, none of them on the diagonal."""
+def derangements(key: Key, size: int, *, count: int = 1) -> Array:
+    """`[count,B]` i32: partners of each row, none of them itself and no two of a row equal.
+
+    They are shifts along one random cycle through the batch; a batch of `B` rows has `B - 1` of them at most.
+    """
     order = jax.random.permutation(key, size)
-    place = jnp.zeros(size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
-    return jax.nn.one_hot(place, size, dtype=bool)
+
+    def partners(shift: Array) -> Array:
+        given = order[(jnp.arange(size) + shift) % size]
+        return jnp.zeros(size, jnp.int32).at[order].set(given.astype(jnp.int32))
+
+    return jax.vmap(partners)(jnp.arange(1, 1 + min(count, size - 1)))

@@ -148,7 +148,12 @@ def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
         seen.append(error)
         return {"score": value, "error": error}
 
-    plateau = Plateau(score=score, key="score", patience=3, least=2, share=0.25)
+    def finish(trainer, params, held, rng):
+        asked.append(float(trainer.predict(params, "error", held).mean()))
+        return params, {"more": 7.0}
+
+    asked = []
+    plateau = Plateau(score=score, key="score", patience=3, least=2, share=0.25, finish=finish)
     one = fitter(tmp_path, plateau=plateau, epochs=20.0)
     fitted = one.fit("task", Rows(), seed=0, data=0)
     assert len(seen) == 5 and fitted.result["steps"] == 5 * 6  # 48 of 64 rows train
@@ -156,6 +161,7 @@ def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
     held = split_by_image(Rows(), share=0.25, rng=np.random.default_rng(0))[1]
     again = one.stages["task"].trainer.predict(fitted.params, "error", held).mean()
     assert again == pytest.approx(seen[1], rel=1e-5)
+    assert asked == [pytest.approx(seen[1], rel=1e-5)] and fitted.result["held_out"]["more"] == 7.0
 
 
 def test_images_are_never_on_both_sides_of_a_split():

@@ -137,9 +137,100 @@ def test_one_image_alone_cannot_be_scored():
         matching.held_out_scores(lambda n, rows: np.ones(len(rows)), held(images=1), np.random.default_rng(0))
 
 
-def test_match_rates_outside_of_what_is_expected_are_said():
-    assert matching.warning(0.3) is None
-    assert "not calibrated" in str(matching.warning(0.7)) and "collapsed" in str(matching.warning(0.0))
+def test_what_speaks_against_a_matcher_is_said():
+    assert matching.warnings({"match_rate": 0.3, "visual_gap": 0.1}) == [] == matching.warnings({})
+    (high,), (low,) = (matching.warnings({"match_rate": rate}) for rate in (0.7, 0.0))
+    assert "not calibrated" in high and "collapsed" in low
+    assert matching.warnings({"match_rate": 0.7, "match_rate_calibrated": 0.2}) == []
+    (blind,) = matching.warnings({"match_rate": 0.3, "visual_gap": 0.015})
+    assert "no visual evidence" in blind and "+0.015" in blind
+    (turned,) = matching.warnings({"platt_scale": -0.1})
+    assert "fall where they should rise" in turned
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(2.5, 1.0), (0.4, -2.0)])
+def test_platt_scaling_undoes_what_was_done_to_the_best_critic(scale, shift):
+    true, false = gaussian_critic(400_000, 1, 0.9)
+    a, b = matching.platt(scale * true + shift, scale * false + shift)
+    np.testing.assert_allclose([a * scale, b + a * shift], [1, 0], atol=0.02)
+    before, after = (
+        matching.calibration_error(x * true + y, x * false + y)
+        for x, y in ((scale, shift), (a * scale, b + a * shift))
+    )
+    assert before > 0.05 > 0.01 > after
+
+
+def test_platt_scaling_is_the_least_loss_and_finite_where_the_classes_are_apart():
+    true, false = gaussian_critic(60, 1, 0.9, seed=3)
+
+    def loss(a, b):
+        up, down = 61 / 62, 1 / 62
+        z, y = a * true + b, a * false + b
+        return (np.logaddexp(0, z) - up * z).mean() + (np.logaddexp(0, y) - down * y).mean()
+
+    a, b = matching.platt(true, false)
+    around = [loss(a + x, b + y) for x in (-0.01, 0, 0.01) for y in (-0.01, 0, 0.01)]
+    assert min(around) == around[4]
+    a, b = matching.platt(np.full(9, 5e3), np.full(8, -1e3))
+    p = 1 / (1 + np.exp(-np.array([5e3, -1e3]) * a - b))
+    np.testing.assert_allclose(p, [10 / 11, 1 / 10], atol=1e-6)
+
+
+class Knows:
+    """A trainer whose critic says, noisily, whether the shown image and the question belong together."""
+
+    def __init__(self, pairs, blind=False):
+        self.pairs, self.blind, self.task = pairs, blind, self
+
+    def predict(self, params, name, rows):
+        given = [rows[i] for i in range(len(rows))]
+        shown = [int(r["image_id"] if self.blind else r["regions"][0, 0]) for r in given]
+        known = [(i, int(r["text"][1])) in self.pairs for i, r in zip(shown, given, strict=True)]
+        jitter = np.random.default_rng(len(rows)).normal(size=len(rows))
+        return params * (np.where(known, 1.0, -1.0) + jitter)
+
+    def rescaled(self, params, *, scale, shift):
+        return params * scale
+
+
+def test_a_critic_that_sees_loses_all_with_other_images_and_a_blind_one_nothing():
+    source = held(images=40)
+    scores = {}
+    for blind in (False, True):
+        trainer = Knows(asked(source), blind)
+        params, scores[blind] = matching.finished(trainer, 1.0, source, np.random.default_rng(0))
+        assert params == 1.0 and "ece_calibrated" not in scores[blind]
+    assert abs(scores[False]["balanced_accuracy_text"] - 0.5) < 0.1 and scores[False]["visual_gap"] > 0.2
+    assert scores[True]["visual_gap"] == 0.0
+
+
+def test_what_is_kept_of_a_fit_is_calibrated_if_asked():
+    source = held(images=60)
+    params, scores = matching.finished(
+        Knows(asked(source)), 30.0, source, np.random.default_rng(0), calibrate=True
+    )
+    assert params == pytest.approx(30 * scores["platt_scale"]) and 0.5 < params < 4
+    before = matching.held_out_scores(lambda n, s: Knows(asked(source)).predict(30.0, n, s), source,
+                                      np.random.default_rng(0))  # fmt: skip
+    assert scores["ece_calibrated"] < before["ece"] - 0.05
+    turned, scores = matching.finished(
+        Knows(asked(source)), -1.0, source, np.random.default_rng(0), calibrate=True
+    )
+    assert turned == -1.0 and scores["platt_scale"] < 0 and "ece_calibrated" not in scores
+
+
+def test_other_images_features_are_the_same_for_all_questions_of_an_image():
+    source = held()
+    passed = matching.shuffled(source, np.random.default_rng(1))
+    for rows in (source, passed):
+        blind = matching.Unseen(source, rows, np.random.default_rng(0))
+        shown = {}
+        for i in range(len(blind)):
+            row = blind[i]
+            assert row["regions"][0, 0] != row["image_id"] == rows[i]["image_id"]
+            np.testing.assert_array_equal(row["text"], rows[i]["text"])
+            shown.setdefault(int(row["image_id"]), set()).add(float(row["regions"][0, 0]))
+        assert all(len(s) == 1 for s in shown.values())
 
 
 def test_a_shuffle_leaves_an_image_s_own_questions_out_though_its_list_of_keys_is_cut_short():

@@ -36,16 +36,17 @@ def test_the_hand_example_two_patterns_with_balance():
     assert found["sum_f"] == pytest.approx(1.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("agg", AGG)
-def test_aggregations_by_a_loop_over_images(agg):
+@pytest.mark.parametrize(("agg", "top_k"), [*((agg, 8) for agg in AGG), ("topk_mean", 3)])
+def test_aggregations_by_a_loop_over_images(agg, top_k):
     rng = np.random.default_rng(0)
     image = np.repeat([0, 1, 3], [12, 3, 1])  # image 2 has no match
     values = rng.random(len(image)).astype(np.float32)
-    found = scored(values, image, rows=4, agg=agg, k_max=20 if agg == "sum_capped" else None)["score"]
+    found = scored(values, image, rows=4, agg=agg, top_k=top_k,
+                   k_max=20 if agg == "sum_capped" else None)["score"]  # fmt: skip
     for i in range(4):
         own = np.sort(values[image == i])[::-1].astype(np.float64)
-        eight = own[:8].mean() if len(own) else 0.0
-        want = {"mean": own.mean() if len(own) else 0.0, "topk_mean": eight}.get(agg, own.sum())
+        best = own[:top_k].mean() if len(own) else 0.0
+        want = {"mean": own.mean() if len(own) else 0.0, "topk_mean": best}.get(agg, own.sum())
         assert found[i] == pytest.approx(want, rel=1e-12)
 
 

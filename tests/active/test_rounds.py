@@ -103,6 +103,21 @@ def test_a_rollback_forgets_a_round_and_the_rerun_selects_the_same(tmp_path, who
     assert selections(tmp_path) == selections(whole)
 
 
+def test_selections_of_an_approximate_way_are_stamped_wherever_they_are_used(tmp_path):
+    ways = {"entropy": ("k_max=16", "compute=bfloat16")}
+    said = []
+    shared, folder = world(tmp_path, budget=0.25, approximate=ways), tmp_path / "entropy" / "r0"
+    with Run(shared, method="entropy", repeat=0, folder=folder, say=said.append) as one:
+        one.advance()
+    found = RunFolder(folder)
+    stamp = list(ways["entropy"])
+    assert found.events(0)["SCORED"].data["approximate"] == stamp
+    assert all(row["approximate"] == stamp for row in found.selection(0))
+    assert all("approximate" not in row for row in found.selection(INITIAL))
+    assert all(m["approximate"] == stamp for m in found.rounds)
+    assert sum("selected approximately: k_max=16, compute=bfloat16" in line for line in said) == 1
+
+
 def test_an_early_stop_says_why(tmp_path):
     from jaxvl.active.budget import Stop
 

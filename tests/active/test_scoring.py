@@ -13,9 +13,11 @@ import pytest
 from flax import linen as nn
 
 from jaxvl.active import scoring
-from jaxvl.active.request import Request
+from jaxvl.active.objects import ObjectWords
+from jaxvl.active.request import COUNTED, Request
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
+from jaxvl.data.words import Words
 from jaxvl.models.vaue import VAUE
 from jaxvl.models.vqme import VQME
 from jaxvl.sharding import Partition
@@ -30,6 +32,16 @@ TEXT = RNG.integers(3, 13, (Q, L)).astype(np.int32) * (np.arange(L) < RNG.intege
 KINDS = RNG.integers(0, 3, Q)
 RATES = 1 - RNG.dirichlet(np.full(C, 0.5), 3)
 IDS = RNG.permutation(np.arange(100, 100 + N))
+WORDS = Words(["red", "cup", "dog", *"abcdefg"], dim=5, length=L)
+
+
+class Named:
+    """What a detector names in the images."""
+
+    classes = ("red cup", "dog,hound", "a b c", "tree")
+
+    def shown(self, image_id):
+        return np.random.default_rng(image_id).integers(0, 4, 1 + image_id % 3)
 
 
 class Images:
@@ -105,8 +117,23 @@ def pairs(weights):
     cosine = (np.asarray(answer.v) * np.asarray(answer.s)).sum(1)
     cosine /= np.linalg.norm(answer.v, axis=1) * np.linalg.norm(answer.s, axis=1)
     found = dict(T=critic, f=1 - kappa * most, answer=prob.argmax(1), cosine=cosine,
+                 named=named().reshape(-1),
                  contrast=(np.asarray(match["z"]) * np.asarray(match["w"])).sum(1))  # fmt: skip
     return {k: np.asarray(x).reshape(N, Q) for k, x in found.items()}
+
+
+def named():
+    """`[N,Q]`: cosine of the mean vectors, a pair at a time."""
+    vector = dict(zip(WORDS.vocab, WORDS.vectors.astype(np.float64), strict=True))
+    vector["tree"] = Words(["tree"], dim=5).vectors[3].astype(np.float64)  # no question says it
+    classes = [[vector[w] for w in said.split()] for said in ("red cup", "dog", "a b c", "tree")]
+    out = np.zeros((N, Q))
+    for i in range(N):
+        image = np.mean([np.mean(classes[c], axis=0) for c in Named().shown(int(IDS[i]))], axis=0)
+        for q in range(Q):
+            text = np.mean([WORDS.vectors[w] for w in TEXT[q] if w], axis=0)
+            out[i, q] = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +144,7 @@ def truth():
 def brute(truth, wanted):
     """Scores `[N]`, masks `[N,Q]` and the ids to take, image by image."""
     strength = truth[
-        {"critic": "T", "contrast": "contrast", "similarity": "cosine", "all": "T"}[wanted.match]
+        {"contrast": "contrast", "similarity": "cosine", "raw_glove": "named"}.get(wanted.match, "T")
     ]
     limit = {"critic": np.log(wanted.threshold / (1 - wanted.threshold)), "contrast": wanted.threshold}
     mask, score = np.zeros((N, Q), bool), np.zeros(N)
@@ -129,12 +156,14 @@ def brute(truth, wanted):
         order = sorted(range(Q), key=lambda q, i=i: (-strength[i, q], q))
         chosen = [q for q in order if strength[i, q] > limit.get(wanted.match, -np.inf)]
         chosen = order[: wanted.min_k] if len(chosen) < wanted.min_k else chosen
-        chosen = chosen[:often] if wanted.match == "similarity" else chosen
+        chosen = chosen[:often] if wanted.match in COUNTED else chosen
         chosen = chosen if wanted.k_max is None else chosen[: wanted.k_max]
         mask[i, chosen] = True
-        factor = {q: 1.0 if wanted.uncertainty == "one" else truth["f"][i, q] for q in chosen}
+        least = (C - 1) / C if wanted.var_ddof else 1.0
+        factor = {q: 1 - least * (1 - truth["f"][i, q]) for q in chosen}
+        factor = dict.fromkeys(factor, 1.0) if wanted.uncertainty == "one" else factor
         value = sorted(f * wanted.rates[KINDS[q], truth["answer"][i, q]] for q, f in factor.items())[::-1]
-        value = value[:8] if wanted.agg == "topk_mean" else value
+        value = value[: wanted.top_k] if wanted.agg == "topk_mean" else value
         score[i] = sum(value) / (max(len(value), 1) if wanted.agg in ("mean", "topk_mean") else 1)
     rank = sorted(range(N), key=lambda i: (-score[i], IDS[i]))
     return score, mask, [int(IDS[i]) for i in rank[: wanted.budget]]
@@ -143,7 +172,8 @@ def brute(truth, wanted):
 @functools.cache
 def engine(devices=1, block=64, pairs=128):
     partition = Partition.create(mesh=dict(data=devices, model=1))
-    return PoolScorer(MATCHER, ANSWERS, partition=partition, block=block, pairs=pairs)
+    objects = ObjectWords(Named(), WORDS, dim=5)
+    return PoolScorer(MATCHER, ANSWERS, partition=partition, block=block, pairs=pairs, objects=objects)
 
 
 def taken(found, ids=IDS, k=BUDGET):
@@ -174,9 +204,7 @@ def test_scores_and_selection_are_those_of_the_double_loop(truth, devices, block
 
 
 def strengths(one, wanted):
-    models = {"match": params()["vqme"], "answer": params()["vaue"]}
-    with one.partition.context():
-        bank = one.programs.bank(models, one._padded(wanted.text))
+    models, bank = one._begin(params(), wanted)
     blocks = list(one._blocks(wanted.images))
     found = [one._strength(models, bank, wanted, one._encoded(models, b))[b["keep"]] for b in blocks]
     return np.concatenate(found)
@@ -197,7 +225,8 @@ CASES = [
     dict(match="contrast", threshold=0.2), dict(match="similarity"), dict(match="all"), dict(threshold=0.8, min_k=3),
     dict(threshold=0.9, min_k=0), dict(k_max=4), dict(agg="mean"), dict(agg="topk_mean"),
     dict(agg="sum_capped", k_max=3), dict(uncertainty="one"), dict(rates=np.ones((3, C))),
-    dict(match="similarity", k_max=5),
+    dict(match="similarity", k_max=5), dict(match="raw_glove", prune="exact"), dict(match="raw_glove", k_max=5),
+    dict(agg="topk_mean", top_k=3), dict(var_ddof=1),
 ]  # fmt: skip
 
 
@@ -211,6 +240,22 @@ def test_every_option_is_that_of_the_double_loop(truth, case):
     np.testing.assert_allclose(found["score"], score, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(found["n_match"], mask.sum(1))
     assert taken(found) == ids
+
+
+def test_blocks_of_images_have_their_own_objects(truth):
+    wanted = request(match="raw_glove")
+    score, _, ids = brute(truth, wanted)
+    found = engine(1, 7)(params(), wanted)
+    np.testing.assert_allclose(found["score"], score, rtol=1e-6, atol=1e-6)
+    assert taken(found) == ids
+
+
+def test_without_objects_nothing_is_matched_by_them():
+    with pytest.raises(ValueError, match="does not say which objects are in its regions.*--classes"):
+        ObjectWords(SimpleNamespace(classes=None), WORDS, dim=5)
+    bare = PoolScorer(MATCHER, ANSWERS, partition=Partition.create(mesh=dict(data=1, model=1)))
+    with pytest.raises(ValueError, match="raw_glove.*give `objects`"):
+        bare(params(), request(match="raw_glove"))
 
 
 @pytest.mark.parametrize("budget", [1, BUDGET, N])
@@ -359,7 +404,7 @@ def test_the_critics_hidden_layer_is_never_an_array_of_all_pairs():
     weights = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), *rows))["params"]
     b, q = (jax.ShapeDtypeStruct((n, 512), jnp.float32) for n in (256, 128))
     with one.partition.context():
-        models = {"match": weights, "answer": None}
+        models = {"match": weights, "answer": None, "filter": None}
         lowered = one.programs.matches.lower(models, {"critic": b}, {"critic": q}, how="critic")
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 0.05 * 256 * 128 * 512 * 4
 

@@ -15,6 +15,7 @@ from jaxvl.config import override
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import cached_inference
+import pool_acceptance
 import pool_scoring
 import selection_times
 
@@ -82,6 +83,19 @@ def test_selections_are_timed_with_the_models_of_the_real_config(tmp_path, monke
         assert len(row["seconds"]) == 3 and row["min"] <= row["median"] <= row["max"]
         assert row["fit_seconds"] == 0  # neither trains more than the scored model
     assert found["rows"][0]["mean"] < found["rows"][1]["mean"]
+
+
+def test_ways_of_scoring_are_compared_with_the_oracle(tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_inference, "use_processors", lambda threads: None)
+    monkeypatch.setattr(pool_acceptance, "CAPS", (2,))
+    out = tmp_path / "acceptance.json"
+    pool_scoring.main([*TINY, "--accept", "--images", "60", "--patterns", "12", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["schema"] == pool_acceptance.SCHEMA and (found["images"], found["taken"]) == (60, 1)
+    rows = {row["way"]: row for row in found["rows"]}
+    assert list(rows) == ["float32", "other blocks", "pruned", "bfloat16", "k_max=2"]
+    assert all(row["failures"] == [] for row in rows.values() if row["exact"])
+    assert rows["float32"]["critic"] < 1e-4 < rows["bfloat16"]["critic"] and rows["k_max=2"]["flips"] == 0
 
 
 def test_a_line_of_the_table_has_rates_of_the_mean_and_fits_apart():

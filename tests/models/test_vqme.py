@@ -56,6 +56,16 @@ def test_all_pairs_are_an_mlp_on_each_concatenated_pair(critic):
     np.testing.assert_allclose(run(model, params, a[i], b[q], method="critic_pairs"), want[i, q], atol=1e-5)
 
 
+@pytest.mark.parametrize("critic", CRITICS)
+def test_rescaled_parameters_scale_and_shift_the_critic_and_nothing_else(critic):
+    model, params = made(critic=critic)
+    other = model.rescaled(params, scale=2.5, shift=-0.7)
+    one, two = (run(model, p, REGIONS, R_MASK, TEXT, L_MASK) for p in (params, other))
+    np.testing.assert_allclose(two["match"], 2.5 * one["match"] - 0.7, atol=1e-4)
+    np.testing.assert_allclose(two["z"], one["z"], atol=1e-6)
+    assert np.abs(one["match"]).max() > 1e-3
+
+
 def test_the_hidden_layer_of_all_pairs_is_never_an_array():
     model = VQME(**{**SIZES, "critic_width": 512})
     params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), REGIONS, R_MASK, TEXT, L_MASK))

@@ -193,12 +193,25 @@ def test_a_false_negative_is_as_if_it_were_not_there():
         assert a == b != c
 
 
-@pytest.mark.parametrize("size", [2, 3, 17])
-def test_a_derangement_has_one_negative_a_row_and_column_and_differs_by_key(size):
-    found = np.stack([mi.derangement(jax.random.key(i), size) for i in range(5)])
-    assert (found.sum(1) == 1).all() and (found.sum(2) == 1).all()
-    assert not found[:, np.arange(size), np.arange(size)].any()
+@pytest.mark.parametrize(("size", "count"), [(2, 1), (3, 2), (17, 5), (4, 9)])
+def test_derangements_give_each_row_other_partners_which_differ_by_key(size, count):
+    found = np.stack([mi.derangements(jax.random.key(i), size, count=count) for i in range(5)])
+    assert found.shape == (5, min(count, size - 1), size)
+    assert (np.sort(found, axis=2) == np.arange(size)).all() and (found != np.arange(size)).all()
+    assert all(len(set(found[0, :, i].tolist())) == found.shape[1] for i in range(size))
     assert size == 2 or len(np.unique(found, axis=0)) > 1
+
+
+def test_the_loss_of_given_negatives_is_that_of_all_pairs_without_the_others():
+    rng = np.random.default_rng(4)
+    t, valid = jnp.asarray(rng.normal(size=(6, 6)), jnp.float32), jnp.asarray(rng.random((6, 6)) < 0.7)
+    partner, rows = mi.derangements(jax.random.key(1), 6, count=3), jnp.arange(6) < 5
+    chosen = np.zeros((6, 6), bool)
+    chosen[np.arange(6), np.asarray(partner)] = True
+    want = mi.jsd_loss(t, negative=valid & chosen, rows=rows)
+    false = t[jnp.arange(6), partner]
+    got = mi.jsd_pairs_loss(jnp.diagonal(t), false, negative=valid, partner=partner, rows=rows)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_pairs_of_an_image_are_no_negatives_though_its_list_of_keys_is_cut_short():

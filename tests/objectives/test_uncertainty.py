@@ -9,7 +9,7 @@ import pytest
 
 from jaxvl.objectives.uncertainty import indicator
 
-RUN = jax.jit(indicator, static_argnames="var_ddof")
+RUN = jax.jit(indicator, static_argnames=("var_ddof", "at_uniform"))
 SIZES = (2, 3, 5, 10, 100, 3129)
 
 
@@ -96,6 +96,16 @@ def test_the_unbiased_variance_is_that_of_the_released_code_of_sraal():
     np.testing.assert_allclose(f_of([0.0, 1.0, 0.0, 0.0], var_ddof=1), 0.25, atol=1e-6)
     with pytest.raises(ValueError, match="var_ddof=2"):
         indicator(jnp.zeros(3), var_ddof=2)
+
+
+@pytest.mark.parametrize("size", [2, 5, 3129])
+def test_a_uniform_distribution_may_have_the_value_one_and_no_other_changes(size):
+    even, p = np.full(size, 1 / size), np.random.default_rng(3).dirichlet(np.full(size, 0.4), 50)
+    np.testing.assert_allclose(f_of(even), 1 - 1 / size, atol=1e-6)
+    assert f_of(even, at_uniform="one") == 1.0
+    np.testing.assert_array_equal(f_of(p, at_uniform="one"), f_of(p))
+    with pytest.raises(ValueError, match="at_uniform='two'"):
+        indicator(jnp.zeros(3), at_uniform="two")
 
 
 def test_extreme_and_low_precision_logits_give_numbers():

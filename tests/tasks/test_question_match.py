@@ -14,7 +14,7 @@ from jaxvl.active import matching
 from jaxvl.data.region_source import RegionQuestions, Regions
 from jaxvl.data.words import Words
 from jaxvl.models.vqme import VQME
-from jaxvl.objectives.mutual_information import derangement
+from jaxvl.objectives.mutual_information import derangements
 from jaxvl.sharding import Partition
 from jaxvl.tasks.question_match import QuestionMatchTask
 from jaxvl.train import Trainer
@@ -92,25 +92,20 @@ def test_each_loss_trains_its_own_head_and_both_encoders():
     assert moved(QuestionMatchTask(MODEL, mi_weight=0.0, cl_form="printed"), params, batch) == both | heads
 
 
-def test_with_a_derangement_the_critic_has_one_negative_a_row_and_the_contrast_still_has_all():
+@pytest.mark.parametrize("count", [None, 3])
+def test_with_derangements_the_critic_has_few_negatives_a_row_and_the_contrast_still_has_all(count):
     batch = rows()
     params = started(QuestionMatchTask(MODEL), batch)
-    everything, one = (
-        evaluated(QuestionMatchTask(MODEL, neg=neg), params, batch)[1] for neg in ("all", "derangement")
-    )
-    assert one["cl"] == pytest.approx(everything["cl"], rel=1e-6)
+    few = QuestionMatchTask(MODEL, neg="derangement", neg_count=count)
+    everything, some = (evaluated(task, params, batch)[1] for task in (QuestionMatchTask(MODEL), few))
+    assert some["cl"] == pytest.approx(everything["cl"], rel=1e-6)
     _, _, t = by_hand(QuestionMatchTask(MODEL), params, batch, [])
-    order = np.asarray(derangement(jax.random.fold_in(KEY, 1), 6)).argmax(1)
-    chosen = [
-        (i, j) for i, j in enumerate(order) if {i, j} not in ({0, 1}, {2, 3})
-    ]  # false negatives are left out
-    want = (
-        np.logaddexp(0, -np.diag(t)).mean()
-        + np.logaddexp(0, [t[i, j] for i, j in chosen]).mean()
-    )  # fmt: skip
-    assert one["mi"] == pytest.approx(want, rel=1e-4) and one["mi"] != pytest.approx(
-        everything["mi"], rel=1e-4
-    )
+    partners = np.asarray(derangements(jax.random.fold_in(KEY, 1), 6, count=count or 1))
+    pairs = [(i, int(j)) for row in partners for i, j in enumerate(row)]
+    kept = [t[p] for p in pairs if set(p) not in ({0, 1}, {2, 3})]  # false negatives are left out
+    assert len(pairs) == 6 * (count or 1) >= len(kept)
+    want = np.logaddexp(0, -np.diag(t)).mean() + np.logaddexp(0, kept).mean()
+    assert some["mi"] == pytest.approx(want, rel=1e-4) != everything["mi"]
 
 
 NAMES = ("cat", "dog", "cup", "car", "tree", "ball")
@@ -194,6 +189,7 @@ def test_it_learns_which_questions_fit_an_image_and_scores_unseen_images():
     [
         (dict(cl_form="nce"), "cl_form='nce'"),
         (dict(neg="some"), "neg='some'"),
+        (dict(neg_count=2), "neg_count=2, neg='all'"),
         (dict(mi_weight=0.0, cl_weight=0.0), "not both 0"),
         (dict(mi_weight=-1.0), "mi_weight=-1.0"),
     ],

@@ -15,6 +15,12 @@ from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
+from jaxvl.active.report.matchers import (
+    COLUMNS,
+    approximate_lines,
+    matcher_rows,
+    matcher_warnings,
+)
 from jaxvl.active.report.page import document, note, picture, section, table
 from jaxvl.active.report.pictures import Pictures, encode, thumbnail
 from jaxvl.active.report.reasons import REASONS, why
@@ -40,6 +46,11 @@ ABOUT_BALANCE = (
 ABOUT_OVERLAP = (
     "Of what two methods picked in the same round of the same repeat; on the diagonal, of a method's own repeats, "
     "which start from different images: how stable it is."
+)
+ABOUT_MATCHERS = (
+    "Means over rounds and repeats, of held-out images: true pairs against pairs that a shuffle made. With another "
+    "image's features in each pair only the question can tell; without a gap, a match carries no visual evidence. "
+    "The match rate is that of random pairs."
 )
 ABOUT_TIME = (
     "Means over rounds and repeats. Models that were kept from another run are left out; - = all of them were, or "
@@ -77,7 +88,8 @@ def page(content: Content) -> str:
     count = sum(map(len, found.values()))
     lead = f"{_count(len(found), 'method')}, {_count(count, 'run')}: official accuracy of the task model, by round."
     parts = [f'<p class="lead">{html.escape(lead)}</p>']
-    parts += [f'<p class="warn">{html.escape(line)}</p>' for line in warnings(found)]
+    said = [*warnings(found), *approximate_lines(content.runs), *matcher_warnings(content.runs)]
+    parts += [f'<p class="warn">{html.escape(line)}</p>' for line in said]
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),
         section("Accuracy", accuracy_table(found)),
@@ -87,6 +99,7 @@ def page(content: Content) -> str:
         section("Choice of evaluation questions", bootstrap_table(content.bootstrap)),
         section("Forecast", forecast_table(found)),
         section("What was picked", *picked_parts(content)),
+        section("Matching of questions and images", matcher_table(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
         section("Run time", time_table(content.runs)),
@@ -133,6 +146,14 @@ def _overlaps(content: Content) -> list[str]:
     random = "" if by_chance is None else f" Two random picks would have about {by_chance:.3f}."
     head = ["Jaccard index", *names]
     return ["<h3>Overlap of picks</h3>", table(head, cells), note(ABOUT_OVERLAP + random)]
+
+
+def matcher_table(runs: Sequence[RunRecord]) -> str:
+    """Held-out scores of the matchers."""
+    rows = matcher_rows(runs)
+    if not rows:
+        return ""
+    return table(("method", "stage", *COLUMNS.values()), rows) + note(ABOUT_MATCHERS)
 
 
 def match_table(runs: Sequence[RunRecord]) -> str:

@@ -41,6 +41,11 @@ class Strategy:
         """Stages of the config to train first."""
         return ()
 
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """In which ways its choice only approximates what it stands for; they are said wherever the choice is used."""
+        return ()
+
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator
     ) -> Source:

@@ -25,10 +25,13 @@ class CCRL(Strategy):
       threshold: a pattern matches above this probability ("critic"), or cosine ("contrast").
       min_k: patterns that match in any case; 0 = an image without a match has score 0.
       k_max: most patterns that count; None = all (exact).
+      prefilter: stage of a separable critic that leaves `2 k_max` patterns of an image for the critic; None = all.
       agg: "sum", "mean", "topk_mean" or "sum_capped".
       rate: balance of the answers: a mode of `Shares.rate`; "none" = ablation A.
-      match: "critic", "similarity" = ablation B, "contrast", or "all".
+      match: "critic", "similarity" or "raw_glove" = ablation B, "contrast", or "all".
       uncertainty: "indicator", or "one": every match counts 1.
+      var_ddof, at_uniform: of the indicator, see `jaxvl.objectives.uncertainty.indicator`.
+      top_k: how many patterns "topk_mean" takes.
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
     """
@@ -36,10 +39,14 @@ class CCRL(Strategy):
     threshold: float = 0.5
     min_k: int = 1
     k_max: int | None = None
+    prefilter: str | None = None
     agg: str = "sum"
     rate: str = "one_minus"
     match: str = "critic"
     uncertainty: str = "indicator"
+    var_ddof: int = 0
+    at_uniform: str = "bound"
+    top_k: int = 8
     prune: str | None = None
     stage: str = "vqme"
 
@@ -47,7 +54,15 @@ class CCRL(Strategy):
     def needs(self) -> tuple[str, ...]:
         """Matcher and answer model, as far as the options use them."""
         counts_only = self.uncertainty == "one" and self.rate == "none" and self.match != "similarity"
-        return (*(() if self.match == "all" else (self.stage,)), *(() if counts_only else ("vaue",)))
+        matchers = () if self.match == "all" else (self.stage,)
+        rough = () if self.prefilter is None else (self.prefilter,)
+        return (*matchers, *rough, *(() if counts_only else ("vaue",)))
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """A cap on the patterns, and a filter before the critic."""
+        given = {"k_max": self.k_max, "prefilter": self.prefilter}
+        return tuple(f"{name}={value}" for name, value in given.items() if value is not None)
 
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
@@ -56,7 +71,9 @@ class CCRL(Strategy):
         request = Request(
             images=pool, text=pool.bank.text, kinds=pool.bank.kinds, rates=pool.shares.rate(self.rate),
             stage=self.stage, match=self.match, threshold=self.threshold, min_k=self.min_k, k_max=self.k_max,
-            agg=self.agg, uncertainty=self.uncertainty, budget=budget, prune=self.prune,
+            prefilter=self.prefilter,
+            agg=self.agg, top_k=self.top_k, uncertainty=self.uncertainty, var_ddof=self.var_ddof,
+            at_uniform=self.at_uniform, budget=budget, prune=self.prune,
         )  # fmt: skip
         found = predict(ENGINE, request)
         score = np.where(np.isnan(found["score"]), -np.inf, found["score"])

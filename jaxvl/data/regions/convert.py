@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxvl.data.records import DataError
 from jaxvl.data.regions import REGION_LAYOUTS
@@ -47,6 +49,8 @@ class ConvertOptions:
         keeps the first in the file's order.
       layout: a name of `REGION_LAYOUTS`, or "auto".
       read: for the readers.
+      classes: names of what the detector finds, position = its number for them, to keep what each region shows; None =
+        that is not kept.
       detector: a note of what made the features; stores with other notes are not mixed.
       dtype, shard_bytes: of a new store, see `StoreWriter`.
     """
@@ -55,6 +59,7 @@ class ConvertOptions:
     method: str = "onepass"
     layout: str = AUTO
     read: ReadOptions = field(default_factory=ReadOptions)
+    classes: tuple[str, ...] | None = None
     detector: str | None = None
     dtype: str = "float16"
     shard_bytes: int = SHARD_BYTES
@@ -63,6 +68,8 @@ class ConvertOptions:
         for name, known in (("method", METHODS), ("layout", (AUTO, *REGION_LAYOUTS))):
             if getattr(self, name) not in known:
                 raise DataError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if self.classes is not None:
+            object.__setattr__(self, "read", replace(self.read, classes=len(self.classes)))
 
 
 class Converted(NamedTuple):
@@ -112,7 +119,9 @@ def convert(
     begun = read_manifest(folder)["sources"] if (folder / MANIFEST).is_file() else []
     require_one_detector([*begun, *sources])
     made_by = dict(kind="converted", layout=name, rerank=options.method, detector=options.detector)
-    form: dict[str, Any] = {name: getattr(options, name) for name in ("regions", "dtype", "shard_bytes")}
+    form: dict[str, Any] = {
+        name: getattr(options, name) for name in ("regions", "dtype", "shard_bytes", "classes")
+    }
     tally = _Tally()
     with StoreWriter(folder, width=options.read.width, made_by=made_by, **form) as writer:
         names = {source["file"] for source in writer.sources}
@@ -179,6 +188,11 @@ def peek(path: Path, layout: Layout, options: ConvertOptions) -> dict[str, Any]:
                 first_error = first_error or error
                 continue
             select(found, options, where=item.where)
+            if options.classes is not None and found.objects is None:
+                raise DataError(
+                    f"{item.where}: does not say which class each region is of; only tables of LXMERT do. Leave "
+                    "--classes out, or convert such a table"
+                )
             counts.append(len(found.features))
     if not counts:
         raise first_error or DataError(f"{path}: no images in there")
@@ -203,9 +217,10 @@ def select(found: Detections, options: ConvertOptions, *, where: str) -> Detecti
                 f"{where}: {n} boxes without confidences, of which {options.regions} cannot be chosen. Keep all with "
                 "--regions 100, or the first ones in the file's order with --rerank none"
             )
-        return Detections(found.features[: options.regions], found.boxes[: options.regions])
-    kept = rerank(found.boxes, found.conf, keep=options.regions, method=options.method)
-    return Detections(found.features[kept], found.boxes[kept], found.conf[kept])
+        kept = np.arange(options.regions)
+    else:
+        kept = rerank(found.boxes, found.conf, keep=options.regions, method=options.method)
+    return Detections(*(None if part is None else part[kept] for part in found))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -235,7 +250,7 @@ def _take(
             tally.failed[item.where] = str(error)
             return
         try:
-            writer.add(item.image_id, features=kept.features, boxes=kept.boxes, conf=kept.conf)
+            writer.add(item.image_id, **kept._asdict())
         except RecordError as error:
             tally.failed[item.where] = f"{item.where}: {error}"
             return

@@ -42,10 +42,14 @@ class StoreLocked(StoreError):
     """Another process writes to the store."""
 
 
-def record_dtype(*, regions: int, width: int, dtype: str) -> np.dtype:
-    """A record: `boxes [R,4]` f32, `conf [R]` f32, `features [R,F]`, in one piece, so that an image is one read."""
+def record_dtype(*, regions: int, width: int, dtype: str, objects: bool = False) -> np.dtype:
+    """A record: `boxes [R,4]` f32, `conf [R]` f32, `features [R,F]`, in one piece, so that an image is one read.
+
+    With `objects` also `objects [R]` i2, the detector's class of each region, -1 where there is no region.
+    """
     boxes, features = ("boxes", "<f4", (regions, 4)), ("features", np.dtype(dtype).newbyteorder("<"))
-    return np.dtype([boxes, ("conf", "<f4", (regions,)), (*features, (regions, width))])
+    more = [("objects", "<i2", (regions,))] if objects else []
+    return np.dtype([boxes, ("conf", "<f4", (regions,)), *more, (*features, (regions, width))])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -73,6 +77,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise StoreError(f"{path}, field {name!r}: missing or of the wrong type; restore the file")
+    if not isinstance(record.setdefault("classes", None), list | None):
+        raise StoreError(f"{path}, field 'classes': is no list of names; restore the file")
     return record
 
 

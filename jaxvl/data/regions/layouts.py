@@ -28,11 +28,13 @@ class Detections(NamedTuple):
       features: `[n,F]` f32.
       boxes: `[n,4]` f32, x1, y1, x2, y2 in units of the image's sides.
       conf: `[n]` f32; None = the file has no confidences.
+      objects: `[n]` i64, the detector's class of each region; None = they were not asked for, or are not there.
     """
 
     features: np.ndarray
     boxes: np.ndarray
     conf: np.ndarray | None = None
+    objects: np.ndarray | None = None
 
 
 class Item(NamedTuple):
@@ -61,11 +63,13 @@ class ReadOptions:
     Attributes:
       width: F, the feature width: it says how some files are laid out.
       legacy_pickle: whether parts that are pickles may be read, with a list of what they may hold (see `legacy`).
+      classes: how many classes the detector has; 0 = the classes of regions are not read.
       index: file that says which image is where, for layouts that have one; None = beside the data.
     """
 
     width: int = 2048
     legacy_pickle: bool = False
+    classes: int = 0
     index: Path | None = None
 
 

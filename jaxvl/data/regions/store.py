@@ -58,6 +58,7 @@ class StoreWriter:
       width: F.
       made_by: plain JSON of all that decides the features (detector, weights, options). A store that was begun with
         other ones is refused: features of two detectors must not be mixed.
+      classes: names of what the detector finds; None = which class a region is of is not kept.
       dtype: of the features: "float16" or "float32". Boxes and confidences are float32.
       shard_bytes: a shard is written once it has so many bytes; held in memory until then.
 
@@ -73,6 +74,7 @@ class StoreWriter:
         regions: int,
         width: int,
         made_by: Mapping[str, Any],
+        classes: Sequence[str] | None = None,
         dtype: str = "float16",
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
@@ -84,9 +86,12 @@ class StoreWriter:
             )
         self.path, self.regions, self.width, self.dtype = Path(path).expanduser(), regions, width, dtype
         self.made_by: dict[str, Any] = json.loads(json.dumps(made_by))  # as it will be read back
+        if classes is not None and not 0 < len(classes) < 2**15:
+            raise ValueError(f"classes: {len(classes)} names; expected 1 to {2**15 - 1}")
+        self.classes = None if classes is None else list(classes)
         self.shard_bytes = shard_bytes
         self.sources: list[dict[str, Any]] = []
-        self._record = record_dtype(regions=regions, width=width, dtype=dtype)
+        self._record = record_dtype(regions=regions, width=width, dtype=dtype, objects=classes is not None)
         self._shards: list[dict[str, Any]] = []
         self._present: set[int] = set()
         # zeros are not in memory before they are written to, so a small store costs little
@@ -113,7 +118,13 @@ class StoreWriter:
         self.close()
 
     def add(
-        self, image_id: int, *, features: np.ndarray, boxes: np.ndarray, conf: np.ndarray | None = None
+        self,
+        image_id: int,
+        *,
+        features: np.ndarray,
+        boxes: np.ndarray,
+        conf: np.ndarray | None = None,
+        objects: np.ndarray | None = None,
     ) -> None:
         """Append the regions of an image.
 
@@ -123,6 +134,7 @@ class StoreWriter:
             which is not there looks like).
           boxes: `[n,4]`, x1, y1, x2, y2 in units of the image's sides.
           conf: `[n]`, confidence of the detector; None or NaN = there is none.
+          objects: `[n]`, positions in `classes`, if the store has them.
 
         Raises:
           RecordError: one of these does not hold; the image is not added.
@@ -136,6 +148,8 @@ class StoreWriter:
         record = self._records[len(self._ids)]
         try:
             count = self._fill(record, image_id, features, boxes, conf)
+            if self.classes is not None:
+                record["objects"] = self._objects(image_id, count, objects)
         except BaseException:
             self._records[len(self._ids)] = np.zeros((), self._record)
             raise
@@ -153,7 +167,9 @@ class StoreWriter:
             self._records, self._ids = np.zeros(len(self._records), self._record), []
         table = dict(shard_bytes=self.shard_bytes, sources=self.sources, shards=self._shards)
         stored = len(self._present) - len(self._ids)
-        fixed = dict(regions=self.regions, width=self.width, dtype=self.dtype, count=stored)
+        fixed: dict[str, Any] = dict(regions=self.regions, width=self.width, dtype=self.dtype, count=stored)
+        if self.classes is not None:
+            fixed["classes"] = self.classes
         write_manifest(self.path, {**fixed, "made_by": self.made_by, **table})
 
     def close(self) -> None:
@@ -169,7 +185,7 @@ class StoreWriter:
             self.flush()
             return
         begun = read_manifest(self.path)
-        for name in ("regions", "width", "dtype", "made_by"):
+        for name in ("regions", "width", "dtype", "made_by", "classes"):
             if begun[name] != getattr(self, name):
                 raise StoreError(
                     f"{self.path}: was begun with {name} {difference(begun[name], getattr(self, name))}. Use the same, "
@@ -208,6 +224,15 @@ class StoreWriter:
             raise RecordError(f"image_id {image_id}: {wrong}")
         return n
 
+    def _objects(self, image_id: int, count: int, given: np.ndarray | None) -> np.ndarray:
+        """`[R]` classes of an image's regions, -1 beyond them."""
+        ids, most = np.asarray([] if given is None else given), len(self.classes or ())
+        if ids.shape != (count,) or ids.min() < 0 or ids.max() >= most:
+            raise RecordError(
+                f"image_id {image_id}: objects {ids.tolist()} of {count} regions and {most} classes"
+            )
+        return np.concatenate([ids, np.full(self.regions - count, -1)])
+
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
@@ -243,6 +268,7 @@ class RegionStore:
 
     Attributes:
       made_by: what decides the features.
+      classes: names of what the detector finds; None = the stores do not say what regions show.
       folders: of the stores.
 
     Args:
@@ -264,9 +290,10 @@ class RegionStore:
         self.regions: int = first["regions"]
         self.width: int = first["width"]
         self.made_by: dict[str, Any] = first["made_by"]
+        self.classes: tuple[str, ...] | None = None if first["classes"] is None else tuple(first["classes"])
         self.sources = [source for manifest in manifests for source in manifest["sources"]]
         self._shards = [
-            (folder, shard, record_dtype(regions=self.regions, width=self.width, dtype=manifest["dtype"]))
+            (folder, shard, self._record(manifest["dtype"]))
             for folder, manifest in zip(self.folders, manifests, strict=True)
             for shard in manifest["shards"]
         ]
@@ -317,6 +344,13 @@ class RegionStore:
         """`[R]` f32: confidences of the detector, NaN where there is none; StoreError if there is no such image."""
         return np.array(self._at(self._require(image_id))["conf"], np.float32)
 
+    def shown(self, image_id: int) -> np.ndarray:
+        """`[n]` i64: positions in `classes` of what the regions of an image show; StoreError if the store has none."""
+        if self.classes is None:
+            raise StoreError(f"{self}: does not say what regions show; convert with --classes")
+        at = self._require(image_id)
+        return np.array(self._at(at)["objects"][: self._count[at]], np.int64)
+
     def require(self, ids: Iterable[int], *, wanted_by: str) -> None:
         """Raise StoreError that lists the images which are not there; `wanted_by` says who needs them."""
         wanted = np.unique(np.asarray(list(ids), np.int64))
@@ -330,6 +364,11 @@ class RegionStore:
     def shards(self) -> list[tuple[Path, dict[str, Any], np.dtype]]:
         """Folder, row of the manifest and record of each shard."""
         return list(self._shards)
+
+    def _record(self, dtype: str) -> np.dtype:
+        return record_dtype(
+            regions=self.regions, width=self.width, dtype=dtype, objects=self.classes is not None
+        )
 
     def _index(self) -> tuple[np.ndarray, ...]:
         tables = [read_ids(folder, shard) for folder, shard, _ in self._shards]
@@ -359,7 +398,7 @@ class RegionStore:
 def check_alike(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
     """Raise StoreError that says what differs, unless all stores have features of one kind."""
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        for name in ("regions", "width", "made_by"):
+        for name in ("regions", "width", "made_by", "classes"):
             if manifest[name] != manifests[0][name]:
                 raise StoreError(
                     f"{folders[0]} and {folder} differ in {name}: {difference(manifests[0][name], manifest[name])}. "

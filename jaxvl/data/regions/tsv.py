@@ -94,7 +94,15 @@ def _load(row: dict[str, bytes], options: ReadOptions, where: str) -> Detections
         conf = decoded(row["objects_conf"], "<f4", (n,), where=where, name="objects_conf")
         if not np.isfinite(conf).all():
             raise RecordError(f"{where}, field 'objects_conf': not finite; extract this image again")
-    found = Detections(features, in_sides(boxes, width=w, height=h, where=where), conf)
+    objects = None
+    if options.classes and "objects_id" in row:
+        objects = decoded(row["objects_id"], "<i8", (n,), where=where, name="objects_id")
+        if objects.min() < 0 or objects.max() >= options.classes:
+            raise RecordError(
+                f"{where}, field 'objects_id': {objects.min()} to {objects.max()}, there are {options.classes} "
+                "classes; give the class names of this detector"
+            )
+    found = Detections(features, in_sides(boxes, width=w, height=h, where=where), conf, objects)
     return checked(found, options, where=where)
 
 

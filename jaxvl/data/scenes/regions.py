@@ -160,6 +160,18 @@ class SceneRegions:
                 self._cache[image_id] = found
         return found
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what regions show: shapes, then backdrops."""
+        return (*SHAPES, *BACKDROPS)
+
+    def shown(self, image_id: int) -> np.ndarray:
+        """`[n]` i64: positions in `classes` of what the regions of an image show."""
+        s = self.scene(image_id)
+        front = [SHAPES.index(t.shape) for t in s.things]
+        behind = len(SHAPES) + BACKDROPS.index(s.backdrop.kind)
+        return np.array([*front, *[behind] * min(self.background, self.regions - len(front))], np.int64)
+
     def picture(self, image_id: int) -> np.ndarray:
         """The picture, uint8 RGB [image_size, image_size, 3]."""
         return render(self.scene(image_id), image_size=self.image_size)

@@ -88,7 +88,7 @@ class FakeRun:
             self.rounds.append({
                 "round": r, "fraction": (r + 1) * step / size, "n_images": (r + 1) * step, "n_qas": labelled,
                 "n_answers": 10 * labelled, "cost": {"total": float((r + 1) * step)}, "acc": acc,
-                "seeds": {"master": 0},
+                "seeds": {"master": 0}, **({"approximate": ["k_max=16"]} if reasons else {}),
             })  # fmt: skip
             if root is not None:
                 self._write(r, acc["overall"] / 100, rng)
@@ -128,7 +128,10 @@ class FakeRun:
         return rows
 
     def events(self, round: int) -> dict[str, Event]:
-        models = {"vqme": {"hit": False}} if self.reasons else {}
+        held = {"balanced_accuracy": 0.61 + 0.1 * round, "balanced_accuracy_text": 0.6, "ece": 0.25}
+        doubts = [f"{0.015 + 0.001 * self.repeat:+.3f}: it carries no visual evidence"] if round == 0 else []
+        vqme = {"hit": False, "result": {"held_out": held}, "warnings": doubts}
+        models = {"vqme": vqme, "vaue": {"hit": False, "result": {}}} if self.reasons else {}
         return {
             "TRAINED": Event({"seconds": 120.0, "model": {"hit": round == 0}}), "EVALUATED": Event({"seconds": 9.5}),
             "FITTED": Event({"seconds": 60.0, "models": models}),

@@ -58,8 +58,9 @@ def test_a_full_report_has_every_section(full):
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles == [
         "Learning curves", "Accuracy", "Areas under the curves", "Against random", "Who beats whom",
-        "Choice of evaluation questions", "Forecast", "What was picked", "Score and number of matches",
-        "Images that were picked, and why", "Run time", "Protocol",
+        "Choice of evaluation questions", "Forecast", "What was picked",
+        "Matching of questions and images", "Score and number of matches", "Images that were picked, and why",
+        "Run time", "Protocol",
     ]  # fmt: skip
 
 
@@ -67,6 +68,16 @@ def test_it_warns_of_few_repeats_and_says_why_images_were_picked(full):
     text = checked(full)
     assert "The study plans for 5 repeats; the method with the fewest has 3" in text
     assert "What color is the ball?" in text and "30 questions match" in text and "<img" in text
+
+
+def test_matchers_have_their_mean_scores_and_what_speaks_against_them_comes_first(full):
+    text = checked(full)
+    (row,) = re.findall(r"<tr><td>ccrl</td><td>vqme</td>.*?</tr>", text)
+    cells = re.findall(r">([^<]*)</td>", row)
+    assert cells == ["ccrl", "vqme", "0.760", "0.600", *["-"] * 4, "0.250", "-", "-"]
+    warn = "ccrl, repeat 2, round 0, vqme: +0.017: it carries no visual evidence. And 2 more like it."
+    assert text.index(warn) < text.index("Learning curves")
+    assert text.count("Selections of ccrl are approximate: k_max=16.") == 1
 
 
 def test_curves_are_drawn_and_every_point_is_in_the_table(full):

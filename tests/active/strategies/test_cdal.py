@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
+import pytest
 from strategy_fakes import Predict, labelled, pool
 
-from jaxvl.active.strategies.cdal import CDAL, FLOOR, contextual_diversity, mixtures
+from jaxvl.active.strategies.cdal import CDAL, FLOOR, contextual_diversity, mixtures, sequences
 
 
 def drawn(n, seed, there=True):
@@ -59,3 +62,43 @@ def test_the_first_is_the_farthest_from_the_labelled_set_and_the_next_from_both(
     first = min((1, 2), key=lambda i: pool(4).ids[i])  # of equals the smaller id
     assert found.rows.tolist()[:2] == [first, 3]
     assert found.notes["distance"][0] < 1e-5 < found.notes["distance"][3]
+
+
+def test_sequences_hold_each_image_once_with_the_diversity_and_distance_of_their_pairs():
+    rng = np.random.default_rng(3)
+    p, has = drawn(7, 4, None)
+    embedded = rng.standard_normal((7, 5)).astype(np.float32)
+    parts = np.array_split(rng.permutation(7), 2)
+    found = sequences(mixtures(p, has), embedded, parts)
+    assert found.there.tolist() == [[True] * 4, [True] * 3 + [False]]
+    for i, at in enumerate(parts):
+        for a, b in product(range(len(at)), repeat=2):
+            want = by_hand(p[at[a]], has[at[a]], p[at[b]], has[at[b]])
+            np.testing.assert_allclose(found.diversity[i, a, b], want, atol=1e-5)
+            apart = ((embedded[at[a]] - embedded[at[b]]) ** 2).sum()
+            np.testing.assert_allclose(found.squared[i, a, b], apart, atol=1e-4)
+        seen = found.features[i, : len(at)]
+        np.testing.assert_allclose(seen, (embedded[at] - embedded.mean(0)) / embedded.std(0), atol=1e-4)
+    assert not found.features[1, 3].any() and not found.diversity[1, 3].any()
+
+
+def test_the_policy_s_most_wanted_images_are_taken():
+    asked = []
+
+    def learned(name, source):
+        if name == "pool/policy":
+            asked.append(source)
+            return np.where(source.there, np.abs(source.features).sum(-1) % 1, -1.0)
+        return Predict()(name, source)
+
+    strategy = CDAL("policy", {"length": 5, "epochs": 3})
+    found = strategy(learned, pool(12), labelled(), 4, np.random.default_rng(0))
+    (given,) = asked
+    assert given.features.shape[:2] == (3, 4) and given.there.all() and given.options.epochs == 3
+    assert given.share == 4 / 12
+    best = np.sort(np.abs(given.features).sum(-1).reshape(-1) % 1)[::-1]
+    np.testing.assert_allclose(found.score[found.rows], best[:4], rtol=1e-5)
+    with pytest.raises(ValueError, match="cdal.form='rl'"):
+        CDAL("rl")
+    with pytest.raises(ValueError, match="cdal.policy.lr=0"):
+        CDAL("policy", {"lr": 0})

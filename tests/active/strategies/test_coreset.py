@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from strategy_fakes import Predict, labelled, pool
 
-from jaxvl.active.strategies.coreset import Coreset, k_center, nearest, squared_within
+from jaxvl.active.strategies.coreset import (
+    Coreset,
+    amortised,
+    k_center,
+    nearest,
+    principal,
+    squared_within,
+)
 
 
 def distances(x, y):
@@ -70,6 +77,49 @@ def test_embeddings_with_a_large_common_part_lose_no_digits(feature):
     np.testing.assert_allclose(
         found.notes["distance"] ** 2, distances(exact[:12], exact[12:]).min(1), rtol=1e-3
     )
+
+
+def test_distances_renewed_after_every_image_are_k_center_and_seldom_are_the_steps_by_hand():
+    rng = np.random.default_rng(3)
+    x, known, ids = rng.standard_normal((30, 4)), rng.standard_normal((5, 4)), rng.permutation(30)
+    start = nearest(x, known)
+    every = amortised(start, lambda at: nearest(x, x[at]), ids, 12, refreshes=99)
+    assert every.tolist() == k_center(start, squared_within(x), ids, 12).tolist()
+    chosen, rounds = [], 5  # of 12: ends at 2, 5, 7, 10, 12
+    for end in (2, 5, 7, 10, 12):
+        far = distances(x, np.concatenate([known, x[chosen]])).min(1)
+        left = [i for i in np.argsort(-far, kind="stable").tolist() if i not in chosen]
+        chosen += left[: end - len(chosen)]
+    got = amortised(start, lambda at: nearest(x, x[at]), ids, 12, refreshes=rounds)
+    assert got.tolist() == chosen != every.tolist()
+    assert amortised(np.ones(4), None, np.array([5, 3, 9, 1]), 3, refreshes=1).tolist() == [3, 1, 0]
+
+
+def test_principal_components_are_those_of_the_singular_values_and_all_of_them_keep_distances():
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((40, 6)) * [5, 4, 3, 2, 1, 0.5] + 3, rng.standard_normal((9, 6))
+    both = np.concatenate([x, y])
+    u, s, _ = np.linalg.svd(both - both.mean(0), full_matrices=False)
+    a, b = principal(x, y, most=2)
+    np.testing.assert_allclose(np.abs(np.concatenate([a, b])), np.abs(u[:, :2] * s[:2]), atol=1e-4)
+    a, b = principal(x, y, most=32)
+    np.testing.assert_allclose(distances(a, b), distances(x, y), rtol=1e-3)
+
+
+def test_the_approximation_is_an_option_of_the_strategy():
+    rng = np.random.default_rng(5)
+    both = rng.standard_normal((16, 6))
+    rows = dict(zip([*pool().ids.tolist(), *labelled().ids.tolist()], both, strict=True))
+    predict, generator = Predict(task__embed=rows), np.random.default_rng(0)
+    exact = Coreset()(predict, pool(), labelled(), 6, generator)
+    same = Coreset(pca=6, refreshes=6)(predict, pool(), labelled(), 6, generator)
+    assert same.rows.tolist() == exact.rows.tolist()
+    few = Coreset(pca=1, refreshes=1)(predict, pool(), labelled(), 6, generator)
+    line = principal(both[:12] - both[:12].mean(0), both[12:] - both[:12].mean(0), most=1)
+    far = nearest(*line)
+    assert few.rows.tolist() == np.argsort(-far, kind="stable")[:6].tolist()
+    with pytest.raises(ValueError, match="coreset.pca=0"):
+        Coreset(pca=0)
 
 
 def test_unknown_features_and_diverged_models_are_refused():

@@ -52,6 +52,37 @@ def test_of_more_regions_than_fit_the_best_are_kept(tmp_path):
         np.testing.assert_array_equal(store.conf(image.image_id), image.conf[kept].astype(np.float32))
 
 
+def test_what_regions_show_is_kept_with_its_names_if_asked(tmp_path):
+    names = tuple(f"thing {i}" for i in range(7))
+    options = ConvertOptions(regions=4, read=READ, classes=names)
+    convert([lxmert(tmp_path / "a.tsv")], tmp_path / "s", options=options)
+    store = RegionStore(tmp_path / "s")
+    assert store.classes == names
+    for image in IMAGES:
+        kept = rerank(image.boxes, image.conf, keep=4)
+        np.testing.assert_array_equal(store.shown(image.image_id), files.objects_of(image)[kept])
+        np.testing.assert_array_equal(store.of(image.image_id).features, image.features[kept])
+    short = files.tsv(tmp_path / "b.tsv", [files.lxmert_row(files.made_up(3, n=2))])
+    convert([short], tmp_path / "s", options=options)
+    assert len(RegionStore(tmp_path / "s").shown(3)) == 2
+
+
+def test_classes_that_a_file_lacks_or_has_too_many_of_are_refused(tmp_path):
+    names = tuple(f"thing {i}" for i in range(7))
+    with pytest.raises(DataError, match="does not say which class each region is of"):
+        options = ConvertOptions(regions=6, read=READ, classes=names)
+        convert([butd(tmp_path / "a.tsv")], tmp_path / "s", options=options)
+    with pytest.raises(DataError, match="objects_id': 1 to 6, there are 5 classes"):
+        options = ConvertOptions(regions=6, read=READ, classes=names[:5])
+        convert([lxmert(tmp_path / "b.tsv")], tmp_path / "s", options=options)
+    convert([lxmert(tmp_path / "b.tsv")], tmp_path / "plain", options=SIX)
+    with pytest.raises(StoreError, match="does not say what regions show"):
+        RegionStore(tmp_path / "plain").shown(20)
+    options = ConvertOptions(regions=6, read=READ, classes=names)
+    with pytest.raises(StoreError, match="begun with classes"):
+        convert([lxmert(tmp_path / "b.tsv")], tmp_path / "plain", options=options)
+
+
 def test_as_many_regions_as_fit_keep_the_order_of_the_file(tmp_path):
     convert([lxmert(tmp_path / "a.tsv")], tmp_path / "s", options=ConvertOptions(regions=5, read=READ))
     np.testing.assert_array_equal(RegionStore(tmp_path / "s").of(20).features, IMAGES[0].features)

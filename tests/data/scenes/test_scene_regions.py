@@ -130,3 +130,13 @@ def test_what_is_handed_out_again_cannot_be_changed():
 def test_impossible_worlds_are_refused(options):
     with pytest.raises(ValueError, match="=|unknown split"):
         SceneRegions(**options)
+
+
+def test_what_regions_show_is_said_by_name():
+    provider = SceneRegions("val", images=20, objects=(1, 3), regions=4, width=8)
+    for image_id in provider.ids():
+        names = [provider.classes[i] for i in provider.shown(image_id)]
+        s = provider.scene(image_id)
+        things = [thing.shape for thing in s.things]
+        assert names[: len(things)] == things and set(names[len(things) :]) <= {s.backdrop.kind}
+        assert len(names) == provider.of(image_id).mask.sum()

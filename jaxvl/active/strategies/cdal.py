@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, finite
+from jaxvl.active.strategies.base import Selection, Strategy, finite, images_only
 from jaxvl.active.strategies.coreset import k_center
 from jaxvl.types import Predict
 
@@ -25,6 +25,11 @@ class CDAL(Strategy):
     The published code starts from a random image; here the first is the farthest from the labelled set. Mixtures and
     their logarithms, `2 K C` numbers an image, are kept in memory: 6 GB for the training images of VQA v2.
     """
+
+    def on(self, unit: str) -> Strategy:
+        """Itself, for images."""
+        why = "it compares mixtures of answers type by type, and questions of different types have none in common"
+        return images_only(self, unit, why)
 
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator

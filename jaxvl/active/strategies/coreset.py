@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, enough, finite
+from jaxvl.active.strategies.base import Selection, Strategy, enough, finite, images_only
 from jaxvl.types import Predict
 
 FEATURES = {"fused": "embed", "vision": "vision"}
@@ -32,6 +32,11 @@ class Coreset(Strategy):
     def __post_init__(self) -> None:
         if self.feature not in FEATURES:
             raise ValueError(f"coreset.feature={self.feature!r}: expected one of {', '.join(FEATURES)}")
+
+    def on(self, unit: str) -> Strategy:
+        """Itself; with feature="vision", for images."""
+        why = "with feature='vision' all questions about an image are the same point (feature='fused' tells them apart)"
+        return images_only(self, unit, why) if self.feature == "vision" else self
 
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator

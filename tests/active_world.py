@@ -69,7 +69,9 @@ class FakeFitter:
         return key
 
 
-def world(folder: Path, *, images: int = 50, budget: float = 0.5, unit: str = "image", **kwargs: Any) -> World:
+def world(
+    folder: Path, *, images: int = 50, budget: float = 0.5, unit: str = "image", **kwargs: Any
+) -> World:
     """`images` scenes with two questions each, an eighth labelled at first, steps of an eighth."""
     pool, val = ScenePool("train", images=images, questions=2), ScenePool("val", images=6, questions=2)
     records, held = records_of(pool), records_of(val)

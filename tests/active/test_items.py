@@ -12,7 +12,8 @@ LABELLED = [
     dict(question=q, answer_type=t)
     for q, t in (
         ("Is it red?", "yes/no"), ("Is it a cat or a dog?", "other"), ("Is it big?", "yes/no"), ("How many?", "number"),
-        ("How is it?", "other"), ("How many cats?", "number"), ("What number is on it?", "number"), ("What is it?", "other"),
+        ("How is it?", "other"), ("How many cats?", "number"), ("What number is on it?", "number"),
+        ("What is it?", "other"),
     )
 ]  # fmt: skip
 

@@ -59,7 +59,8 @@ def test_answers_of_unlabelled_questions_are_never_read(tmp_path):
                 read.add(self["question_id"])
             return super().__getitem__(name)
 
-        get = lambda self, name, default=None: self[name] if name in self else default  # noqa: E731
+        def get(self, name, default=None):
+            return self[name] if name in self else default  # noqa: SIM401  the trap is in [...]
 
     shared = made(tmp_path, wrap=lambda records: [Secret(r) for r in records])
     path = tmp_path / "entropy" / "r0"

@@ -47,12 +47,12 @@ def chosen(how: str, rows: np.ndarray, k: int, features: np.ndarray) -> np.ndarr
     """
     enough(k, len(rows))
     if how == "kcenter":
-        return rows[_spread(np.asarray(features, np.float32), k)]
+        return rows[_spread(np.asarray(features, np.float64), k)]
     return rows[_by_quota(np.asarray(features), k)]
 
 
 def _spread(x: np.ndarray, k: int) -> np.ndarray:
-    x = x - x.mean(0)  # distances of vectors that share a large part lose digits in float32
+    x = x - x.mean(0)  # distances of vectors that share a large part lose digits
     distance_to = squared_within(x)
     if k == 1:
         return np.zeros(1, np.int64)

@@ -228,7 +228,7 @@ def _entry(data: Mapping[str, Any], where: str, problems: Problems) -> Entry | N
             "schema", f"is {schema!r}", f"A file of labels has {SCHEMA!r}; was the batch itself given?"
         )
         return None
-    if "question_id" in data:
+    if "question_id" in data and "qas" not in data:
         return answered.entry(data, where, problems)
     image_id, status = fields.integer("image_id"), fields.one_of("status", STATUS, "ok")
     rows = fields.rows("qas", empty=status != "ok") if status == "ok" or "qas" in data else []

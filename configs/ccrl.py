@@ -61,7 +61,8 @@ def stages() -> dict:
 def strategies() -> dict:
     """Each method's strategy; CCRL's ablations are its options (section 8.9)."""
     ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, prefilter=None, agg="sum", top_k=8, rate="one_minus",
-                match="critic", uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound")
+                match="critic", uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound",
+                diversify=None, pool_factor=4)
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
         coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), vabal=dict(name="vabal", groups=100),
@@ -85,7 +86,7 @@ def active() -> dict:
         regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
         answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9), bank=dict(max=1024, reduce="medoid"),
-        init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
+        unit="image", init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
@@ -140,8 +141,10 @@ DAQUAR = dict(files=f"{DATA}/daquar/train/qa.jsonl", images=f"{DATA}/daquar/trai
               fields={"answer_type": "none"})  # no such field: the type is told from the answers
 COCO = [dict(files=f"{DATA}/coco_vqa/{part}/vqa_yesno.jsonl", images=f"{DATA}/coco_vqa/{part}/images.zip")
         for part in ("train", "val")]
-VARIANTS = {"people": {"active.oracle.name": "people"}, "daquar": photos("daquar", *PARTS, **DAQUAR),
-            "coco": photos("coco", *COCO, image_template="%012d.jpg")}
+VARIANTS = {
+    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"},
+    "daquar": photos("daquar", *PARTS, **DAQUAR), "coco": photos("coco", *COCO, image_template="%012d.jpg"),
+}
 
 
 def get_config(arg: str | None = None):

@@ -23,6 +23,7 @@ from jaxvl.active import matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
+from jaxvl.active.items import IMAGE, UNITS, Questions
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
@@ -57,6 +58,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         )
     if active.oracle.name not in ORACLES:
         raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
+    strategies = chosen(config, methods)  # before anything is read: some choose images only
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
     if hasattr(
@@ -65,7 +67,8 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         provider.require_world(pool)
         provider.require_world(val)
     simulated = active.oracle.name == "simulate"
-    # People ask and answer: of their pool only the images count, and the words of questions it may come with.
+    unit = UNITS[active.unit]
+    # People answer, and ask if items are images: of their pool, only these or the questions and the words count.
     records = records_of(pool) if simulated else [pool.annotation(i) for i in range(len(pool))]
     held = records_of(val)
     check_apart(records, held)
@@ -73,26 +76,27 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     require_regions(provider, images, wanted_by="config.active.pool and config.active.val")
     words = vocabulary(config, [r for r in records if r.get("question")], held)
     answers = answer_list(active.answers, pool)
-    oracle = Oracle(records if simulated else [], images=[int(r["image_id"]) for r in records])
+    questions = None if unit == IMAGE else Questions(records)
+    oracle = Oracle(records if simulated else [], pool=[int(r[unit.key]) for r in records], unit=unit)
     try:
         counts = targets(len(oracle.ids), init=active.init, step=active.step, budget=active.budget)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
-    strategies = chosen(config, methods)
     approximate = approximations(config, strategies)
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
-    rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
+    known = simulated or questions is not None
+    rows = max(len(records), len(oracle.ids)) if known else PEOPLE_ASK * len(oracle.ids)
     stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
     objects = None
     if any(getattr(s, "match", None) == "raw_glove" for s in strategies.values()):
         objects = ObjectWords(provider, words, glove=active.words.glove, dim=active.words.dim)
-    questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
+    val = RegionQuestions(provider, held, words, answers, kinds=KINDS)
     made = World(
-        seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
+        seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=val,
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
         engines=engines(config, stages, partition, objects), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
-        approximate=approximate,
+        questions=questions, approximate=approximate,
     )  # fmt: skip
     check_shapes(made, stages)
     return made
@@ -109,12 +113,28 @@ def options(active: ConfigDict) -> Options:
 
 
 def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
-    """The strategies of these methods."""
-    known, out = load_strategies(), {}
+    """The strategies of these methods, for the unit of the config.
+
+    Raises:
+      ConfigError: an unknown method, strategy or unit; methods that cannot choose items of the unit, all of them named.
+    """
+    unit = config.active.unit
+    if unit not in UNITS:
+        raise unknown("config.active.unit", unit, UNITS)
+    known, out, refused = load_strategies(), {}, []
     for method in methods:
         if method not in config.active.strategies:
             raise unknown("method", method, config.active.strategies)
-        out[method] = make(known, "strategy", config.active.strategies[method])
+        strategy = make(known, "strategy", config.active.strategies[method])
+        try:
+            out[method] = strategy.on(unit)
+        except ValueError as error:
+            refused.append(f"\n- {method}: {error}")
+    if refused:
+        raise ConfigError(
+            f"config.active.unit={unit!r}: {len(refused)} of {len(methods)} methods cannot choose among "
+            f"{UNITS[unit].many}. Leave them out, or change their options:{''.join(refused)}"
+        )
     return out
 
 
@@ -308,7 +328,8 @@ def data_key(
     config: ConfigDict, records: Sequence[Any], held: Sequence[Any], provider: Any
 ) -> dict[str, str]:
     """Which data this is: hashes of the pool's questions and answers, the evaluation questions and the features."""
-    return {
+    unit = config.active.unit
+    return ({} if unit == IMAGE.name else {"unit": unit}) | {
         "pool": _digest(records),
         "val": _digest(held) + f"-{config.active.variant}",
         "regions": str(provider.digest),

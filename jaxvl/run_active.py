@@ -12,6 +12,7 @@ from jaxvl import build_active
 from jaxvl import config as cfg
 from jaxvl.active import loop
 from jaxvl.active.folder import RunFolder
+from jaxvl.active.items import IMAGE
 from jaxvl.active.report import report
 from jaxvl.active.report.statistics import estimate
 from jaxvl.display import table
@@ -32,8 +33,8 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
             raise FileNotFoundError(build_active.all_missing(config) or str(error)) from error
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
-        images, step = len(world.oracle.ids), world.counts
-        print(f"{images} images in the pool; labelled at the rounds: {', '.join(map(str, step))}")
+        size, step = len(world.oracle.ids), world.counts
+        print(f"{size} {world.unit.many} in the pool; labelled at the rounds: {', '.join(map(str, step))}")
         outcomes = loop.run(world, root, methods=methods, repeats=repeats)
     found = loop.runs(root, methods, repeats)
     if any(run.rounds for run in found):
@@ -62,14 +63,16 @@ def summary(runs: Sequence[RunFolder]) -> None:
     points: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         for row in run.rounds:
-            points.setdefault((run.method, row["n_images"]), []).append(row["acc"]["overall"])
-    images = sorted({n for _, n in points})
+            count = row["n_images"] if run.unit == IMAGE else row["n_qas"]
+            points.setdefault((run.method, count), []).append(row["acc"]["overall"])
+    counts = sorted({n for _, n in points})
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
-        found = [points.get((method, n)) for n in images]
+        found = [points.get((method, n)) for n in counts]
         rows.append([method, *(estimate(values).text(1) if values else "-" for values in found)])
-    title = "VQA accuracy (official metric) by labelled images: mean over repeats and 95 % t interval"
-    table(title, ("method", *map(str, images)), rows)
+    unit = runs[0].unit.many
+    title = f"VQA accuracy (official metric) by labelled {unit}: mean over repeats and 95 % t interval"
+    table(title, ("method", *map(str, counts)), rows)
 
 
 def last(run: Any) -> float | None:

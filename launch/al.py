@@ -78,7 +78,12 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("runs", type=Path, nargs="+")
     compared.add_argument("--to", type=Path, required=True)
     scored = add("score", score)
-    scored.add_argument("--images", type=Path, required=True, help="text file with an image id a line")
+    scored.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="text file with an image id a line (unit qa: a question id)",
+    )
     evaluated = add("eval", evaluate, run=None)
     evaluated.add_argument("--pred", type=Path, required=True)
     evaluated.add_argument("--ann", type=Path, required=True)
@@ -113,7 +118,7 @@ def status(args: argparse.Namespace) -> None:
             now = people.lacking(run, round, min_fraction(run)) or now
         last = f"{scores[-1]:.2f}" if scores else "-"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
-    table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows)
+    table(str(args.run), ("method", "repeat", "round", "labelled", "accuracy", "state"), rows)
 
 
 def min_fraction(run: Any) -> float:
@@ -143,7 +148,7 @@ def export(args: argparse.Namespace) -> None:
             run.selection(round), run=f"{run.method}/r{run.repeat}", round=round,
             images=build_active.picture(config), suggest=suggest, folder=to,
         )  # fmt: skip
-        print(f"{len(run.selection(round))} images: {to}")
+        print(f"{len(run.selection(round))} {run.unit.many}: {to}")
 
 
 def import_labels(args: argparse.Namespace) -> None:
@@ -157,7 +162,9 @@ def import_labels(args: argparse.Namespace) -> None:
         for problem in got.problems:
             print(f"left out: {problem}", file=sys.stderr)
         state = people.state(run, round)
-    print(f"{len(got.records)} questions taken; {len(state.ids)} images of round {round} have labels now")
+    print(
+        f"{len(got.records)} questions taken; {len(state.ids)} {run.unit.many} of round {round} have labels now"
+    )
     left = people.missing(run, round)
     if left:
         print(f"still without labels: {', '.join(map(str, left[:10]))}{' ...' if len(left) > 10 else ''}")
@@ -172,7 +179,7 @@ def commit(args: argparse.Namespace) -> None:
     with run.ledger.open() as ledger:
         taken = people.commit(run, ledger, round)
     print(
-        f"{len(taken.ids)} images labelled, {len(taken.excluded)} excluded; launch/main.py goes on from here"
+        f"{len(taken.ids)} {run.unit.many} labelled, {len(taken.excluded)} excluded; launch/main.py goes on from here"
     )
 
 
@@ -184,7 +191,9 @@ def rollback(args: argparse.Namespace) -> None:
         if not later or args.to < 0:
             raise ValueError(f"{run.path}: there is no round {args.to}; the newest is {run.last_round()}")
         ledger.append("ROLLED_BACK", to=later[0].seq, round=args.to)
-    print(f"{run.path}: back at the start of round {args.to} with {len(run.labelled())} labelled images")
+    print(
+        f"{run.path}: back at the start of round {args.to} with {len(run.labelled())} labelled {run.unit.many}"
+    )
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -230,7 +239,7 @@ def score(args: argparse.Namespace) -> None:
     world = build_active.world(cfg.load(root / "config.json"), root, methods=[run.method])
     one = Run(world, method=run.method, repeat=run.repeat, folder=run.path)
     round, rows = one.preview(ids)
-    print(f"round {round}, {len(rows)} images", file=sys.stderr)
+    print(f"round {round}, {len(rows)} {run.unit.many}", file=sys.stderr)
     for row in rows:
         print(json.dumps(row, ensure_ascii=False))
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import targets
 from jaxvl.active.fitting import Fitted
+from jaxvl.active.items import UNITS, Questions
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.strategies.classics import Entropy, Random
 from jaxvl.active.world import Options, World
@@ -68,16 +69,21 @@ class FakeFitter:
         return key
 
 
-def world(folder: Path, *, images: int = 50, budget: float = 0.5, **kwargs: Any) -> World:
-    """`images` scenes, an eighth labelled at first, steps of an eighth."""
+def world(
+    folder: Path, *, images: int = 50, budget: float = 0.5, unit: str = "image", **kwargs: Any
+) -> World:
+    """`images` scenes with two questions each, an eighth labelled at first, steps of an eighth."""
     pool, val = ScenePool("train", images=images, questions=2), ScenePool("val", images=6, questions=2)
     records, held = records_of(pool), records_of(val)
     words, answers = Words.build(r["question"] for r in [*records, *held]), scenes.answers()
     provider = SceneRegions(regions=6, width=8)
+    records = kwargs.pop("wrap", list)(records)
+    oracle = Oracle(records, unit=UNITS[unit])
     options = {k: kwargs.pop(k) for k in list(kwargs) if k in Options.__dataclass_fields__}
     return World(
-        seed=kwargs.pop("seed", 0), oracle=Oracle(records), provider=provider, words=words, answers=answers,
-        counts=targets(images, init=0.125, step=0.125, budget=budget),
+        seed=kwargs.pop("seed", 0), oracle=oracle, provider=provider, words=words, answers=answers,
+        questions=Questions(records) if unit == "qa" else None,
+        counts=targets(len(oracle.ids), init=0.125, step=0.125, budget=budget),
         val=RegionQuestions(provider, held, words, answers, kinds=KINDS),
         fitter=FakeFitter(folder / "models", len(answers)),
         strategies={"random": Random(), "entropy": Entropy()}, data_key={"pool": "p", "val": "v", "regions": "r"},

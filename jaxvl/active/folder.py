@@ -5,7 +5,8 @@
     initial/  round_000/ ... labels.jsonl (questions and answers that came in), selection.jsonl, scores.npz,
                              metrics.json, batch/ (for people)
 
-The labelled images are derived from the COMMITTED events and stored nowhere else.
+The labelled items (images or, with the unit "qa", questions) are derived from the COMMITTED events and stored nowhere
+else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active.items import IMAGE, UNITS, Unit
 from jaxvl.active.ledger import Event, Ledger
 from jaxvl.atomic import read_json, read_jsonl, sha256
 
@@ -65,6 +67,11 @@ class RunFolder:
         """What must be equal for runs to be compared: pool, initial set, evaluation, proposer, answers."""
         return dict(self.about["protocol"])
 
+    @property
+    def unit(self) -> Unit:
+        """What was chosen and labelled: images, or questions about them."""
+        return UNITS[self.about["protocol"].get("unit", IMAGE.name)]
+
     # ---- rounds -------------------------------------------------------------------------------------------
 
     def folder(self, round: int) -> Path:
@@ -102,7 +109,7 @@ class RunFolder:
         return found
 
     def selection(self, round: int) -> list[dict[str, Any]]:
-        """The images that a round selected, best first, the reserve last (`"reserve": true`)."""
+        """The items that a round selected, best first, the reserve last (`"reserve": true`)."""
         path = self.folder(round) / SELECTION
         return read_jsonl(path) if "SELECTED" in self.events(round) else []
 
@@ -114,7 +121,7 @@ class RunFolder:
     # ---- what is derived ----------------------------------------------------------------------------------
 
     def labelled(self, round: int | None = None) -> list[int]:
-        """Ids of the images with labels at the start of a round (None: now), in the order they came in."""
+        """Ids of the items with labels at the start of a round (None: now), in the order they came in."""
         ids: list[int] = []
         for event in self.ledger.valid():
             if event.kind == "COMMITTED" and (round is None or event.data["round"] < round):
@@ -122,7 +129,7 @@ class RunFolder:
         return ids
 
     def excluded(self) -> set[int]:
-        """Images that people skipped or found unusable: they are never asked for again."""
+        """Items that people skipped or found unusable: they are never asked for again."""
         return {i for e in self.ledger.valid() if e.kind == "COMMITTED" for i in e.data["excluded"]}
 
     def records(self, round: int | None = None) -> list[dict[str, Any]]:
@@ -133,7 +140,7 @@ class RunFolder:
     # ---- checks -------------------------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        """A line for each file that is not what its event says, and for each image that is labelled twice."""
+        """A line for each file that is not what its event says, and for each item that is labelled twice."""
         lines = []
         for event in self.ledger.valid():
             for name, digest in event.data.get("files", {}).items():
@@ -146,18 +153,18 @@ class RunFolder:
                     )
         ids = self.labelled()
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-        lines += [f"image {i} was labelled twice" for i in twice]
+        lines += [f"{self.unit.one} {i} was labelled twice" for i in twice]
         strange = set(ids) - set(self.pool().tolist())
-        lines += [f"image {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
+        lines += [f"{self.unit.one} {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
         return lines
 
     def pool(self) -> np.ndarray:
-        """Sorted ids of all images of the pool `[N]` i64."""
+        """Sorted ids of all items of the pool `[N]` i64."""
         return np.array(read_json(self.path / "pool.json")["ids"], np.int64)
 
 
 def digest_of(ids: Iterable[int]) -> str:
-    """A hash of a set of image ids."""
+    """A hash of a set of ids."""
     text = ",".join(str(i) for i in sorted(int(i) for i in ids))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

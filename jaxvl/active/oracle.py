@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active.items import IMAGE, Unit
+
 Record = Mapping[str, Any]
 
 
@@ -15,49 +17,53 @@ class OracleError(ValueError):
 
 
 class Oracle:
-    """The questions and answers of a pool of images. An image's become known by `label`, and only once.
+    """The questions and answers of a pool of items. An item's become known by `label`, and only once.
 
     Args:
       records: question records with `image_id`, as readers of `jaxvl.data.SOURCES` annotate.
-      images: ids of the pool; images without a question belong to it too. Default: the images of the records.
+      pool: ids of its items; images without a question belong to it too. Default: those of the records.
+      unit: what an item is: an image with all its questions, or a single question.
     """
 
-    def __init__(self, records: Iterable[Record], *, images: Iterable[int] | None = None):
+    def __init__(self, records: Iterable[Record], *, pool: Iterable[int] | None = None, unit: Unit = IMAGE):
+        self.unit = unit
         self._records: dict[int, list[Record]] = {}
         for record in records:
-            self._records.setdefault(int(record["image_id"]), []).append(record)
-        ids = self._records if images is None else images
+            self._records.setdefault(int(record[unit.key]), []).append(record)
+        ids = self._records if pool is None else pool
         self.ids = np.array(sorted({int(i) for i in ids}), np.int64)
         strange = set(self._records) - set(self.ids.tolist())
         if strange:
             raise OracleError(
-                f"{len(strange)} questions are about images outside the pool, e.g. image_id {min(strange)}"
+                f"{len(strange)} questions are about {unit.many} outside the pool, e.g. {unit.key} {min(strange)}"
             )
         self._labelled: set[int] = set()
 
     def restore(self, ids: Collection[int]) -> list[Record]:
-        """The records of images labelled in earlier rounds, which are then taken."""
+        """The records of items labelled in earlier rounds, which are then taken."""
         self._labelled = {int(i) for i in ids}
         return [r for i in sorted(self._labelled) for r in self._records.get(i, [])]
 
     def label(self, ids: Sequence[int], *, selected: Collection[int]) -> list[Record]:
-        """All questions and answers of these images, in their order.
+        """All questions and answers of these items, in their order.
 
         Args:
           selected: what the current round has selected.
 
         Raises:
-          OracleError: an image was labelled before, was not selected, or is not in the pool.
+          OracleError: an item was labelled before, was not selected, or is not in the pool.
         """
         for i in map(int, ids):
             if i not in selected:
-                raise OracleError(f"image {i} was not selected in this round")
+                raise OracleError(f"{self.unit.one} {i} was not selected in this round")
             if i in self._labelled:
-                raise OracleError(f"image {i} is labelled already")
+                raise OracleError(f"{self.unit.one} {i} is labelled already")
         known = set(self.ids.tolist())
         unknown = [i for i in map(int, ids) if i not in known]
         if unknown:
-            raise OracleError(f"image {unknown[0]} is not in the pool of {len(known)} images")
+            raise OracleError(
+                f"{self.unit.one} {unknown[0]} is not in the pool of {len(known)} {self.unit.many}"
+            )
         self._labelled.update(map(int, ids))
         return [r for i in map(int, ids) for r in self._records.get(i, [])]
 

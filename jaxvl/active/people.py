@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 from jaxvl.active.folder import LABELS, RunError, RunFolder, plain_record
 from jaxvl.active.human import Imported, export_batch, merge_records, read_labels
+from jaxvl.active.items import IMAGE
 from jaxvl.active.ledger import Ledger
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
 
-DUPLICATES = "duplicates.json"  # images of the batch that show what another one shows: they are not exported
+DUPLICATES = "duplicates.json"  # items of the batch that show what another one shows: they are not exported
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
 
 
 class Taken(NamedTuple):
-    """Labels of a round: question `records`, the images `ids` they are of, and images never to ask for again."""
+    """Labels of a round: question `records`, the items `ids` they are of, and items never to ask for again."""
 
     records: list[dict[str, Any]]
     ids: list[int]
@@ -54,8 +55,10 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
     now, phase = run.position()
     if (now, phase) != (round, "IMPORTED"):
         raise RunError(f"{run.path}: round {now} is at {phase or 'its end'}: no batch is waiting for labels")
-    batch = [row["image_id"] for row in run.selection(round)]
-    found = read_labels(file, batch_ids=batch, partial=partial)
+    batch = run.selection(round)
+    questions = None if run.unit == IMAGE else {row["question_id"]: row for row in batch}
+    images = [row["image_id"] for row in batch]
+    found = read_labels(file, batch_ids=images, partial=partial, questions=questions)
     target = run.folder(round) / "received" / f"{found.sha}.json"
     if not target.exists():
         write_json(
@@ -68,7 +71,12 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
         )
     if ledger.last(RECEIVED, round=round, sha=found.sha) is None:
         ledger.append(
-            RECEIVED, round=round, sha=found.sha, images=len({r["image_id"] for r in found.records})
+            RECEIVED,
+            **{
+                "round": round,
+                "sha": found.sha,
+                run.unit.many: len({r[run.unit.key] for r in found.records}),
+            },
         )
     return found
 
@@ -76,9 +84,10 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
 def state(run: RunFolder, round: int) -> Taken:
     """What has come in for a round so far.
 
-    An image that people skipped or found unusable is replaced by the next one of the reserve: labels of as many
-    reserve images count, in the order of their ranks.
+    An item that people skipped or found unusable is replaced by the next one of the reserve: labels of as many reserve
+    items count, in the order of their ranks.
     """
+    key = run.unit.key
     found: list[Mapping[str, Any]] = []
     excluded: set[int] = set()
     for event in run.ledger.valid():
@@ -89,17 +98,15 @@ def state(run: RunFolder, round: int) -> Taken:
     copies = run.folder(round) / "batch" / DUPLICATES
     if copies.exists():
         excluded |= set(read_json(copies))
-    records = merge_records(found)
-    have = {int(r["image_id"]) for r in records}
+    records = merge_records(found, by=key)
+    have = {int(r[key]) for r in records}
     selection = run.selection(round)
-    batch = [row["image_id"] for row in selection if not row.get("reserve")]
-    reserve = [row["image_id"] for row in selection if row.get("reserve")]
+    batch = [row[key] for row in selection if not row.get("reserve")]
+    reserve = [row[key] for row in selection if row.get("reserve")]
     excluded -= have
     taken = [i for i in batch if i in have]
     taken += [i for i in reserve if i in have][: sum(i in excluded for i in batch)]
-    return Taken(
-        [plain_record(r) for r in records if int(r["image_id"]) in set(taken)], taken, sorted(excluded)
-    )
+    return Taken([plain_record(r) for r in records if int(r[key]) in set(taken)], taken, sorted(excluded))
 
 
 def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
@@ -108,9 +115,7 @@ def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
     have, need = len(state(run, round).ids), math.ceil(min_fraction * wanted)
     if have >= need:
         return ""
-    return (
-        f"{have} of {wanted} images of round {round} have labels, {need} are needed (al.py import, or commit)"
-    )
+    return f"{have} of {wanted} {run.unit.many} of round {round} have labels, {need} are needed (al.py import, or commit)"
 
 
 def taken(run: RunFolder, round: int) -> Taken:
@@ -119,7 +124,7 @@ def taken(run: RunFolder, round: int) -> Taken:
     pool = set(run.pool().tolist())
     strange = [i for i in found.ids if i not in pool]
     if strange:
-        raise RunError(f"{run.path}: image {strange[0]} has labels, but is not in the pool")
+        raise RunError(f"{run.path}: {run.unit.one} {strange[0]} has labels, but is not in the pool")
     return found
 
 
@@ -144,10 +149,10 @@ def commit(run: RunFolder, ledger: Ledger, round: int) -> Taken:
 
 
 def missing(run: RunFolder, round: int) -> Sequence[int]:
-    """Images of the batch without labels."""
+    """Items of the batch without labels."""
     have = set(state(run, round).ids)
     return [
-        row["image_id"]
+        row[run.unit.key]
         for row in run.selection(round)
-        if not row.get("reserve") and row["image_id"] not in have
+        if not row.get("reserve") and row[run.unit.key] not in have
     ]

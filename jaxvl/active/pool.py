@@ -1,7 +1,8 @@
-"""What a strategy sees of a round: images without labels, and images with them.
+"""What a strategy sees of a round: items without labels, and items with them.
 
-Both are sources of image rows (`regions`, `region_mask`, `asked`, ...) that `predict` takes. Questions and answers of
-unlabelled images are not in here: they are behind the oracle.
+Both are sources of image rows (`regions`, `region_mask`, `asked`, ...) that `predict` takes. Where items are images,
+each is asked the same patterns of the bank; where they are questions, each row is an image with its own question.
+Questions of unlabelled images, and answers of anything unlabelled, are not in here: they are behind the oracle.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from jaxvl.data.region_source import RegionImages, RegionQuestions
 
 
 class Candidates(RegionImages):
-    """Unlabelled images, with the patterns that are asked of each.
+    """Unlabelled items, with what is asked of each.
 
     Attributes:
-      bank: all patterns of the round.
+      ids: of the items; `image_ids`, their images.
+      bank: all patterns of the round; None where the items are questions.
       shares: how often each answer was given to labelled questions of each kind.
       cache: folder where an engine may keep what it has scored so far; None = nowhere.
     """
@@ -35,16 +37,17 @@ class Candidates(RegionImages):
         *,
         text: np.ndarray,
         kinds: np.ndarray,
-        bank: Bank,
+        bank: Bank | None,
         shares: Shares,
+        image_ids: np.ndarray | None = None,
         cache: Path | None = None,
     ):
-        super().__init__(provider, ids, asked=text, asked_kinds=kinds)
+        super().__init__(provider, ids, image_ids=image_ids, asked=text, asked_kinds=kinds)
         self.bank, self.shares, self.cache = bank, shares, cache
 
 
 class Labelled(RegionImages):
-    """Labelled images, with their question records.
+    """Labelled items, with their question records.
 
     Attributes:
       records: all their questions and answers.
@@ -59,8 +62,9 @@ class Labelled(RegionImages):
         words: Any,
         answers: Sequence[str],
         bank: Callable[[Sequence[Record]], Bank],
+        image_ids: np.ndarray | None = None,
     ):
-        super().__init__(provider, ids)
+        super().__init__(provider, ids, image_ids=image_ids)
         self.records, self._words, self._answers, self._build = list(records), words, list(answers), bank
 
     @cached_property

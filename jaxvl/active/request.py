@@ -105,9 +105,14 @@ class Request:
 
 def limit(request: Request) -> float:
     """The value that the strength of a match must exceed: a probability of the critic is a logit."""
-    if request.match == "critic":
-        return float(np.log(request.threshold) - np.log1p(-request.threshold))
-    return request.threshold
+    return limit_of(request.match, request.threshold)
+
+
+def limit_of(match: str, threshold: float) -> float:
+    """`limit` of this way to match."""
+    if match == "critic":
+        return float(np.log(threshold) - np.log1p(-threshold))
+    return threshold
 
 
 def matched(request: Request, strength_bq: np.ndarray) -> np.ndarray:

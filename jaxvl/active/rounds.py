@@ -33,9 +33,10 @@ from jaxvl.active.folder import (
     digest_of,
     plain_record,
 )
+from jaxvl.active.items import IMAGE
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.seeds import generator, seed_of
-from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows
+from jaxvl.active.selecting import check_selection, item_line, save_npz, score_summary, selection_rows
 from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import TASK, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
@@ -58,7 +59,7 @@ class Run:
     Args:
       world: what all runs of a config share.
       method: key of `world.strategies`.
-      repeat: repeats share nothing but the data; methods of one repeat share the initial images and all seeds of the
+      repeat: repeats share nothing but the data; methods of one repeat share the initial items and all seeds of the
         task model.
       folder: the run's; made if it is not there.
       say: takes a line for each phase.
@@ -112,10 +113,10 @@ class Run:
                 return Outcome("paused", f"round {round}: {phase}")
 
     def _over(self, round: int) -> str | None:
-        """Why no more images are bought after this round's evaluation."""
+        """Why no more items are bought after this round's evaluation."""
         counts = self.world.counts
         if round + 1 >= len(counts):
-            return f"budget of {counts[-1]} images reached"
+            return f"budget of {counts[-1]} {self.world.unit.many} reached"
         metrics = self.folder.rounds
         curve = [m["acc"]["overall"] for m in metrics]
         return self.world.options.stop.reason(
@@ -127,7 +128,7 @@ class Run:
     def _trained(self, round: int) -> dict[str, Any]:
         fitted = self._fit(TASK, self.labelled(round).questions, round, data={})
         kept = "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
-        self._tell(round, f"task model on {len(self.labelled(round))} images: {kept}")
+        self._tell(round, f"task model on {len(self.labelled(round))} {self.world.unit.many}: {kept}")
         return {"model": fitted}
 
     def _evaluated(self, round: int) -> dict[str, Any]:
@@ -148,14 +149,15 @@ class Run:
         records = labelled.records
         result = self._result(TASK, round)
         accuracy = scored.accuracy()
+        images = len(np.unique(labelled.image_ids))
         metrics: dict[str, Any] = {
             "schema": "jaxvl.round/1",
             "round": round,
             "fraction": len(labelled) / len(world.oracle.ids),
-            "n_images": len(labelled),
+            "n_images": images,
             "n_qas": len(records),
             "n_answers": sum(len(r["answers"]) for r in records),
-            "cost": self._cost(records, len(labelled)),
+            "cost": self._cost(records, images),
             "acc": accuracy,
             "train": {TASK: result},
             "balance": balance.summary(labelled.shares.counts, KINDS),
@@ -221,15 +223,23 @@ class Run:
         if round == INITIAL:
             rng = generator(self.world.seed, self._repeat_of_init(), "initial pool")
             ids = np.sort(rng.choice(self.world.oracle.ids, self.world.counts[0], replace=False))
-            rows = [{"rank": n, "image_id": int(i), "score": None} for n, i in enumerate(ids, start=1)]
+            rows = [
+                {"rank": n, **item_line(int(i), self.world.questions), "score": None}
+                for n, i in enumerate(ids, start=1)
+            ]
         else:
             wanted = self.folder.events(round)["SCORED"].data["wanted"]
             with np.load(path / SCORES) as scores:
-                rows = selection_rows(scores, wanted, self.bank(round), self.world.answers)
+                rows = self._lines(scores, wanted, round)
             if self.approximate:
                 rows = [{**row, "approximate": self.approximate} for row in rows]
         write_jsonl(path / SELECTION, rows)
-        return {"files": (SELECTION,), "images": len(rows), "sha": digest_of(r["image_id"] for r in rows)}
+        key = self.world.unit.key
+        return {
+            "files": (SELECTION,),
+            self.world.unit.many: len(rows),
+            "sha": digest_of(r[key] for r in rows),
+        }
 
     def _exported(self, round: int) -> dict[str, Any]:
         if self.world.simulated:
@@ -243,7 +253,8 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         if self.world.simulated:
             self.world.oracle.restore(self.folder.labelled(round))
-            ids = [row["image_id"] for row in self.folder.selection(round) if not row.get("reserve")]
+            chosen = self.folder.selection(round)
+            ids = [row[self.world.unit.key] for row in chosen if not row.get("reserve")]
             records = self.world.oracle.label(ids, selected=set(ids))
             taken = people.Taken([plain_record(r) for r in records], ids, [])
         else:
@@ -260,23 +271,30 @@ class Run:
         data = {"ids": imported["ids"], "excluded": imported["excluded"]}
         if round == INITIAL:
             return data
-        self._tell(round, f"{len(data['ids'])} images labelled")
+        self._tell(round, f"{len(data['ids'])} {self.world.unit.many} labelled")
         return data
 
     def preview(self, ids: Sequence[int]) -> tuple[int, list[dict[str, Any]]]:
         """(round, lines as of `selection.jsonl`) for any images, by the newest round whose models are there.
 
-        Nothing is written. Every image gets a line, best first.
+        Nothing is written. Every image gets a line, best first. Where items are questions, `ids` are of the pool's.
 
         Raises:
-          RunError: no round has models yet, or an image has no features.
+          RunError: no round has models yet, an image has no features, or a question is not in the pool.
         """
         fitted = [r for r in range(self.folder.last_round() + 1) if "FITTED" in self.folder.events(r)]
         if not fitted:
             raise RunError(f"{self.folder.path}: no round has trained its samplers yet; run one first")
-        strange = [i for i in ids if not self.world.provider.has(int(i))]
+        known = set(self.world.oracle.ids.tolist())
+        pairs = self.world.questions is not None
+        strange = [i for i in ids if not (int(i) in known if pairs else self.world.provider.has(int(i)))]
         if strange:
-            raise RunError(f"image {strange[0]} has no region features in this run's data")
+            what = (
+                "is not a question of this run's pool"
+                if pairs
+                else "has no region features in this run's data"
+            )
+            raise RunError(f"{self.world.unit.one} {strange[0]} {what}")
         round = fitted[-1]
         self._load_all(round)
         labelled = self.labelled(round)
@@ -285,7 +303,12 @@ class Run:
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score)
         scores = {"ids": pool.ids, "rows": np.asarray(found.rows), "score": score, **arrays}
-        return round, selection_rows(scores, len(pool), labelled.bank, self.world.answers)
+        return round, self._lines(scores, len(pool), round)
+
+    def _lines(self, scores: Mapping[str, np.ndarray], wanted: int, round: int) -> list[dict[str, Any]]:
+        questions = self.world.questions
+        asked = self.bank(round) if questions is None else questions
+        return selection_rows(scores, wanted, asked, self.world.answers)
 
     # ---- what phases work with ------------------------------------------------------------------------------
 
@@ -303,7 +326,7 @@ class Run:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  a run lives as long as its command
     def labelled(self, round: int) -> Labelled:
-        """The labelled images at the start of a round, with their questions."""
+        """The labelled items at the start of a round, with their questions."""
         ids = np.array(sorted(self.folder.labelled(round)), np.int64)
         return self.world.labelled(ids, self.folder.records(round), self.bank_of)
 
@@ -317,7 +340,7 @@ class Run:
         return self.labelled(round).bank
 
     def pool(self, round: int) -> Candidates:
-        """The unlabelled images of a round, with the questions that all methods ask of them."""
+        """The unlabelled items of a round, with the questions that all methods ask of them."""
         labelled = self.labelled(round)
         taken = {*self.folder.labelled(round), *self.folder.excluded()}
         ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
@@ -325,9 +348,11 @@ class Run:
         return self.world.candidates(ids, labelled, self.asked(round), cache=cache)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def asked(self, round: int) -> np.ndarray:
+    def asked(self, round: int) -> np.ndarray | None:
         """Positions in the bank of the patterns that are asked of every image (A17): common to methods, if they are
-        at equal labelled sets."""
+        at equal labelled sets. None where items are questions."""
+        if self.world.questions is not None:
+            return None
         labelled = self.labelled(round)
         kinds = Counter(r["answer_type"] for r in labelled.records)
         rng = generator(self.world.seed, self.repeat, round, "proposer")
@@ -413,16 +438,17 @@ class Run:
 
 
 def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
-    """The run's folder, made and described if it is not there.
+    """The run's folder, made and described if it is not there. The unit is in its protocol unless items are images.
 
     Raises:
       RunError: it belongs to another pool, seed, method or protocol.
     """
+    proposer = f"bank_random/{world.options.asked}" if world.questions is None else "own"
     protocol = {
         "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
-        "proposer": f"bank_random/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
+        "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
         "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
-    }  # fmt: skip
+    } | ({} if world.unit == IMAGE else {"unit": world.unit.name})  # fmt: skip
     about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)

@@ -1,4 +1,4 @@
-"""A choice of images, checked, summed up, and written as the lines of `selection.jsonl`. NumPy only."""
+"""A choice of items, checked, summed up, and written as the lines of `selection.jsonl`. NumPy only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.active.bank import KINDS, Bank
+from jaxvl.active.items import Questions
 from jaxvl.active.report.balance import rank_correlation
 from jaxvl.active.strategies.base import Selection
 
@@ -44,39 +45,56 @@ def score_summary(found: Selection) -> dict[str, Any]:
 
 
 def selection_rows(
-    scores: Mapping[str, np.ndarray], wanted: int, bank: Bank, answers: Sequence[str]
+    scores: Mapping[str, np.ndarray], wanted: int, asked: Bank | Questions, answers: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The lines of `selection.jsonl`: rank, image, score, notes, and the patterns that contributed most."""
+    """The lines of `selection.jsonl`: rank, item, score, notes, and the questions that contributed most.
+
+    Args:
+      scores: `ids`, `rows`, `score`, and notes `note/<name>`.
+      wanted: lines after these are the reserve.
+      asked: the bank, of whose patterns images have contributors, or the questions that are the items.
+      answers: candidates.
+    """
+    questions = asked if isinstance(asked, Questions) else None
     rows = []
     for rank, row in enumerate(scores["rows"].tolist(), start=1):
-        line: dict[str, Any] = {"rank": rank, "image_id": int(scores["ids"][row])}
+        line: dict[str, Any] = {"rank": rank, **item_line(int(scores["ids"][row]), questions)}
         line["score"] = float(scores["score"][row]) if len(scores["score"]) else None
         for name in scores:
             note = scores[name][row] if name.startswith("note/") else None
             if note is not None and np.ndim(note) == 0 and not name.startswith("note/top_"):
                 line[name[len("note/") :]] = note.item()
         if "note/top_pattern" in scores:
-            line["contributors"] = contributors(scores, row, bank, answers)
+            line["contributors"] = contributors(scores, row, asked, answers)
         if rank > wanted:
             line["reserve"] = True
         rows.append(line)
     return rows
 
 
+def item_line(item: int, questions: Questions | None) -> dict[str, Any]:
+    """How files name an item: by its image, or as `Questions.line` does."""
+    return {"image_id": item} if questions is None else questions.line(item)
+
+
 def contributors(
-    scores: Mapping[str, np.ndarray], row: int, bank: Bank, answers: Sequence[str]
+    scores: Mapping[str, np.ndarray], row: int, asked: Bank | Questions, answers: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The patterns that gave an image most of its score."""
+    """The patterns that gave an image most of its score; of a question, itself."""
     out = []
     for slot, position in enumerate(scores["note/top_pattern"][row].tolist()):
         if position < 0:
             break
-        pattern = bank.patterns[position]
-        found = {
-            k: float(scores[f"note/top_{k}"][row][slot]) for k in ("match", "uncertainty", "p_max", "rate")
-        }
+        names = [k for k in ("match", "uncertainty", "p_max", "rate") if f"note/top_{k}" in scores]
+        found = {k: float(scores[f"note/top_{k}"][row][slot]) for k in names}
         answer = answers[int(scores["note/top_answer"][row][slot])]
-        head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
+        if isinstance(asked, Questions):
+            item = asked.line(int(scores["ids"][row]))
+            kind = KINDS[int(scores["note/top_kind"][row][slot])]
+            head = {"pattern_id": str(item["question_id"]), "question": item["question"], "type": kind}
+        else:
+            pattern = asked.patterns[position]
+            head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
         out.append({**head, **found, "answer": answer})
     return out
 

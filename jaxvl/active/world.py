@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.active.bank import Bank
+from jaxvl.active.bank import KINDS, Bank
 from jaxvl.active.budget import Cost, Stop
 from jaxvl.active.fitting import Fitter
+from jaxvl.active.items import Questions, Unit, opening_kinds
 from jaxvl.active.oracle import Oracle, Record
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.strategies.base import Strategy
@@ -54,7 +55,8 @@ class World:
     Attributes:
       seed: master seed.
       oracle: pool and answers.
-      counts: labelled images at the start of each round.
+      counts: labelled items at the start of each round.
+      questions: the questions of the pool, where these are the items; None = images are.
       provider: regions of images by id.
       words: tokeniser and word vectors.
       answers: candidate answers, fixed before round 0.
@@ -65,8 +67,7 @@ class World:
       data_key: JSON that says which data all of this is; "val" of it the evaluation questions.
       simulated: whether the oracle answers at once, from annotations; else people do, through files.
       approximate: method -> in which ways its selections are approximate.
-      questions: records -> source of question rows.
-      images: ids, asked text, kinds -> source of image rows.
+      picture: RGB array of an image id, if there are pictures.
     """
 
     seed: int
@@ -84,6 +85,12 @@ class World:
     approximate: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     simulated: bool = True
     picture: Callable[[int], Any] | None = None
+    questions: Questions | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """What an item is."""
+        return self.oracle.unit
 
     @property
     def answers_key(self) -> str:
@@ -93,15 +100,41 @@ class World:
     def labelled(
         self, ids: np.ndarray, records: Sequence[Record], bank: Callable[[Sequence[Record]], Bank]
     ) -> Labelled:
-        """The labelled images of a round."""
-        return Labelled(
-            self.provider, ids, records=records, words=self.words, answers=self.answers, bank=bank
-        )
+        """The labelled items of a round; questions are asked as they are, with their true answer types."""
+        more: dict[str, Any] = dict(records=records, words=self.words, answers=self.answers, bank=bank)
+        if self.questions is None:
+            return Labelled(self.provider, ids, **more)
+        of = {int(r["question_id"]): r for r in records}
+        rows = [of[i] for i in ids.tolist()]
+        images = np.array([int(r["image_id"]) for r in rows], np.int64)
+        found = Labelled(self.provider, ids, image_ids=images, **more)
+        kinds = np.array([KINDS.index(r["answer_type"]) for r in rows])
+        found.ask(self._text([r["question"] for r in rows])[:, None], kinds[:, None])
+        return found
+
+    def _text(self, questions: Sequence[str]) -> np.ndarray:
+        """`[N,L]` word ids."""
+        return np.stack([self.words.ids(q) for q in questions])
 
     def candidates(
-        self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray, *, cache: Path | None = None
+        self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray | None, *, cache: Path | None = None
     ) -> Candidates:
-        """The unlabelled images of a round; both they and the labelled ones are asked these patterns of the bank."""
+        """The unlabelled items of a round.
+
+        Args:
+          ids: of the items.
+          labelled: of the round.
+          asked: positions in the bank of the patterns to ask of all images, the labelled ones too; None where the items
+            are questions: each is asked itself, with the answer type of its opening phrase.
+          cache: see `Candidates`.
+        """
+        if self.questions is not None:
+            at = self.questions.at(ids)
+            texts = [self.questions.texts[i] for i in at]
+            return Candidates(
+                self.provider, ids, image_ids=self.questions.image_ids[at], text=self._text(texts)[:, None],
+                kinds=opening_kinds(texts, labelled.records)[:, None], bank=None, shares=labelled.shares, cache=cache,
+            )  # fmt: skip
         bank = labelled.bank
         labelled.ask(bank.text[asked], bank.kinds[asked])
         return Candidates(

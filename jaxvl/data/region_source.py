@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxvl.data import question_rows
 from jaxvl.data.records import DataError
-from jaxvl.data.words import Words
+from jaxvl.data.words import PAD, Words
 
 Arrays = dict[str, np.ndarray]
 KINDS = ("yes/no", "number", "other")
@@ -85,14 +85,16 @@ class RegionImages:
     """A row an image: `regions [R,F]`, `region_mask [R]`, `region_boxes [R,4]`, `image_id`, and what is asked of it.
 
     With questions to ask, rows have `asked [J,L]` and `asked_kind [J]` i32 (word ids, kinds of answers), and
-    `asked_shared`, the same as `asked`, if all images are asked the same: one encoding of them then serves a batch.
+    `asked_shared`, the same as `asked`, if all images are asked the same: one encoding of them then serves a batch. A
+    row that is asked one question of its own also has it as `text [L]`, `text_mask [L]`, as question rows have.
 
     Attributes:
       ids: `[N]` i64.
 
     Args:
       provider: of the regions.
-      ids: image ids, distinct, below 2^31.
+      ids: distinct, below 2^31: of the images, or of rows that share images.
+      image_ids: the image of each row; None = the ids.
       asked: `[J,L]` word ids of questions for all images, or `[N,J,L]` for each its own; None = no questions.
       asked_kinds: `[J]`, or `[N,J]` where each has its own.
 
@@ -105,17 +107,24 @@ class RegionImages:
         provider: Provider,
         ids: Sequence[int] | np.ndarray,
         *,
+        image_ids: Sequence[int] | np.ndarray | None = None,
         asked: np.ndarray | None = None,
         asked_kinds: np.ndarray | None = None,
     ) -> None:
         self.provider, self.ids = provider, _ids(ids)
-        if len(np.unique(self.ids)) != len(self.ids):
+        self._images = None if image_ids is None else _ids(image_ids)
+        if len(np.unique(self.ids)) != len(self.ids) or len(self.image_ids) != len(self.ids):
             raise DataError("an image_id occurs twice among the images: give each image once")
-        require_regions(provider, self.ids, wanted_by="the pool")
+        require_regions(provider, np.unique(self.image_ids), wanted_by="the pool")
         self._asked: Arrays = {}
         self._own = False
         if asked is not None:
             self.ask(asked, np.zeros(np.shape(asked)[:-1]) if asked_kinds is None else asked_kinds)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """`[N]` i64, the image of each row."""
+        return self.ids if self._images is None else self._images
 
     def ask(self, text: np.ndarray, kinds: np.ndarray) -> None:
         """Have these questions asked of all images from now on, or of each its own; see `asked`, `asked_kinds`."""
@@ -135,11 +144,17 @@ class RegionImages:
         out.ask(text, kinds)
         return out
 
+    def asked(self, name: str = "asked") -> np.ndarray:
+        """What is asked of all rows, without reading their regions: "asked" `[N,J,L]` or "asked_kind" `[N,J]`."""
+        found = self._asked[name]
+        return found if self._own else np.broadcast_to(found, (len(self), *found.shape))
+
     def subset(self, positions: Sequence[int] | np.ndarray) -> RegionImages:
         """The image rows at these positions, in that order, with what they are asked; nothing else of a subclass."""
         out = object.__new__(RegionImages)
         at = np.asarray(positions, np.int64)
-        out.provider, out.ids, out._own = self.provider, self.ids[at], self._own
+        out.provider, out._own = self.provider, self._own
+        out.ids, out._images = self.ids[at], None if self._images is None else self._images[at]
         out._asked = {k: v[at] for k, v in self._asked.items()} if self._own else self._asked
         return out
 
@@ -148,7 +163,7 @@ class RegionImages:
 
     def __getitem__(self, i: int) -> Arrays:
         i = _position(i, len(self))
-        return {**region_arrays(self.provider, int(self.ids[i])), **self._questions(i)}
+        return {**region_arrays(self.provider, int(self.image_ids[i])), **self._questions(i)}
 
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
         """The same as `[i]`: features of regions are not augmented."""
@@ -156,7 +171,7 @@ class RegionImages:
 
     def annotation(self, i: int) -> dict[str, Any]:
         """`image_id` of row `i`."""
-        return {"image_id": int(self.ids[_position(i, len(self))])}
+        return {"image_id": int(self.image_ids[_position(i, len(self))])}
 
     def shapes(self) -> Arrays:
         """Arrays of the shapes and types of a row, also of no row."""
@@ -166,7 +181,9 @@ class RegionImages:
         if not self._asked:
             return {}
         if self._own:
-            return {k: v[i] for k, v in self._asked.items()}
+            own = {k: v[i] for k, v in self._asked.items()}
+            one = own["asked"][0] if len(own["asked"]) == 1 else None
+            return own if one is None else {**own, "text": one, "text_mask": one != PAD}
         return {**self._asked, "asked_shared": self._asked["asked"]}
 
 

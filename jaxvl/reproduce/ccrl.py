@@ -16,7 +16,11 @@ DATA = {
         "COCO photos with yes/no questions, as EfficientNet grid features", "configs/ccrl.py", "variant=coco"
     ),
 }
-STEPS = {"active.init": 0.1, "active.step": 0.1, "active.budget": 0.4}  # 4 rounds for a method; the paper: of 2 %
+STEPS = {
+    "active.init": 0.1,
+    "active.step": 0.1,
+    "active.budget": 0.4,
+}  # 4 rounds for a method; the paper: of 2 %
 NAMES = {
     "ccrl": "CCRL", "tavaal": "TA-VAAL", "vabal": "VaB-AL", "cdal": "CDAL", "mocu": "MOCU", "ll": "LL",
     "sraal": "SRAAL",

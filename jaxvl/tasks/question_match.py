@@ -31,7 +31,8 @@ class QuestionMatchTask:
 
     Batches: `regions`, `region_mask`, `text`, `text_mask`, `image_id`, `question_key`, `keys_of_image`, optionally
       `mask`.
-    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows.
+    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows;
+      "image_embed" `[B,D]`, the pooled state of the image, which needs no question.
     """
 
     def __init__(
@@ -56,7 +57,11 @@ class QuestionMatchTask:
         self.predictors: dict[str, Predictor] = {
             "match": lambda p, batch, rng: self._encode(p, batch)["match"],
             "encoded": lambda p, batch, rng: {k: v for k, v in self._encode(p, batch).items() if k in "abzw"},
+            "image_embed": self._image,
         }
+
+    def _image(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        return call(self.model, params, "encode_image", batch["regions"], batch["region_mask"])
 
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""

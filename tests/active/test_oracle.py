@@ -30,7 +30,7 @@ def test_unselected_and_unknown_images_are_refused():
 
 
 def test_what_was_labelled_before_stays_labelled():
-    oracle = Oracle(rows(), images=range(6))
+    oracle = Oracle(rows(), pool=range(6))
     assert len(oracle.restore([1, 5])) == 2  # image 5 has no question
     with pytest.raises(OracleError, match="already"):
         oracle.label([5], selected={5})

@@ -41,13 +41,14 @@ class Asked(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What one place of a file says of an image; `file_name` of the image if it says so."""
+    """What one place of a file says of an image, or of a question that went out; its `file_name` if it says so."""
 
     where: str
     image_id: int
     status: str
     asked: Sequence[Asked]
     file_name: str | None = None
+    question_id: int | None = None
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A batch of images for people, as files: JSON Lines, CSV, COCO-like JSON, Label Studio tasks, pictures and a page.
 
-batch.jsonl              an image a line, best first, the reserve last
+batch.jsonl              an image (or a question about one) a line, best first, the reserve last
 batch.csv images.json    the same for spreadsheets and for tools that read COCO's `images`
 images/                  the pictures
 labelstudio.json .xml    tasks to import, and the labelling interface
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.active.human import gallery, labelstudio
+from jaxvl.active.report.balance import question_key
 from jaxvl.active.report.pictures import Encoded, Pictures, encode, thumbnail
 from jaxvl.atomic import write_file, write_json, write_jsonl
 
@@ -34,9 +35,10 @@ class Batch(NamedTuple):
     """What was exported.
 
     Attributes:
-      images: lines of the batch, the reserve and gold images included.
+      images: lines of the batch, the reserve and gold images included; questions, if these are the items.
       reserve: how many of them are the reserve.
-      duplicates: image that was left out -> the image of the batch whose picture is the same.
+      duplicates: image that was left out -> the image of the batch whose picture is the same. Of questions: the ids of
+        questions that are the same about the same picture.
       without_picture: images of which there is no picture.
     """
 
@@ -62,7 +64,8 @@ def export_batch(
     """Write a batch for people.
 
     Args:
-      rows: the selection, best first: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`.
+      rows: the selection, best first: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`. With
+        `question_id` and `question` in them, questions go out, and people write the answers only.
       run: its name, for people.
       images: picture of an image id: encoded bytes, a file, or RGB `[H,W,3]` u8; None where there is none.
       suggest: whether annotators see the questions that the strategy had in mind: it saves writing and anchors them.
@@ -72,42 +75,52 @@ def export_batch(
       rng: places the gold images.
 
     Raises:
-      ValueError: no rows, an image that occurs twice, a picture that cannot be decoded, `gold` without `rng`.
+      ValueError: no rows, an image that occurs twice, a picture that cannot be decoded, `gold` without `rng`, or with
+        questions.
     """
-    _check([int(r["image_id"]) for r in rows], gold)
+    given = any("question_id" in r for r in rows)
+    if given and gold:
+        raise ValueError("gold images are mixed in among images; this batch is of questions: leave gold out")
+    questions, suggest = (1, False) if given else (questions, suggest)
+    _check([item_of(r) for r in rows], gold, "question" if given else "image")
     thumbnails: dict[int, str] = {}
     duplicates: dict[int, int] = {}
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     entries: list[dict[str, Any]] = []
     for row in _with_gold(rows, gold, rng):
-        image_id = int(row["image_id"])
+        image_id, item = int(row["image_id"]), item_of(row)
         entry = _entry(row, run=run, round=round, suggest=suggest, questions=questions, rank=len(entries) + 1)
         entry["url"] = url % image_id if url else None
         picture = images(image_id) if images is not None else None
         if picture is not None:
             encoded = encode(picture, image_id)
-            first = seen.setdefault(encoded.digest, image_id)
-            if first != image_id:
-                duplicates[image_id] = first
+            first = seen.setdefault((encoded.digest, question_key(row.get("question", ""))), item)
+            if first != item:
+                duplicates[item] = first
                 continue
             entry.update(_stored(encoded, image_id, folder))
             thumbnails[image_id] = thumbnail(encoded.data)
         entries.append(entry)
-    unsure = {int(r["image_id"]): _uncertainty(r) for r in rows if r.get("contributors")}
+    unsure = {item_of(r): _uncertainty(r) for r in rows if r.get("contributors")}
     _write(entries, folder, questions=questions, suggest=suggest, uncertainty=None if gold else unsure)
-    reasons = {int(r["image_id"]): r for r in rows}
+    reasons = {item_of(r): r for r in rows}
     page = gallery.page(entries, reasons, thumbnails, duplicates=duplicates)
     write_file(folder / GALLERY, lambda path: path.write_text(page, encoding="utf-8"))
     without = [e["image_id"] for e in entries if e["image_id"] not in thumbnails]
     return Batch(len(entries), sum(bool(e.get("reserve")) for e in entries), duplicates, without)
 
 
-def _check(ids: Sequence[int], gold: Sequence[int]) -> None:
+def item_of(row: Mapping[str, Any]) -> int:
+    """The id of a line's item: of its question, if it has one, or of its image."""
+    return int(row.get("question_id", row["image_id"]))
+
+
+def _check(ids: Sequence[int], gold: Sequence[int], what: str) -> None:
     if not ids:
         raise ValueError("a batch needs images: the selection is empty")
     twice = [i for i, n in Counter([*ids, *map(int, gold)]).items() if n > 1]
     if twice:
-        raise ValueError(f"image {min(twice)} occurs twice in the batch; each may be exported once")
+        raise ValueError(f"{what} {min(twice)} occurs twice in the batch; each may be exported once")
 
 
 def _stored(encoded: Encoded, image_id: int, folder: Path) -> dict[str, Any]:
@@ -141,6 +154,8 @@ def _entry(
         "url": None, "width": None, "height": None, "score": row.get("score"), "n_match": row.get("n_match"),
         "suggested": suggested, "n_questions": questions,
     }  # fmt: skip
+    if "question_id" in row:
+        entry |= {k: row[k] for k in ("question_id", "question")}
     return {**entry, "reserve": True} if row.get("reserve") else entry
 
 
@@ -167,7 +182,7 @@ def _write(
     info = {"description": f"{shown[0]['run']}, round {shown[0]['round']}", "schema": SCHEMA}
     write_json(folder / IMAGES, {"info": info, "images": coco})
     write_json(folder / TASKS, labelstudio.tasks(shown, questions=questions, uncertainty=uncertainty))
-    text = labelstudio.config(questions=questions, suggest=suggest)
+    text = labelstudio.config(questions=questions, suggest=suggest, given="question_id" in shown[0])
     write_file(folder / INTERFACE, lambda p: p.write_text(text, encoding="utf-8"))
 
 
@@ -180,10 +195,12 @@ def _csv(entries: Sequence[Mapping[str, Any]], questions: int) -> str:
     """A line for each image; texts that a spreadsheet would run as formulas are quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ("rank", "image_id", "file_name", "url", "score", "n_match", "reserve")
-    writer.writerow([*head, *(f"suggested_{k + 1}" for k in range(questions))])
+    head: tuple[str, ...] = ("rank", "image_id", "file_name", "url", "score", "n_match", "reserve")
+    given = "question_id" in entries[0]
+    head, name = ((*head, "question_id"), "question") if given else (head, "suggested_{}")
+    writer.writerow([*head, *(name.format(k + 1) for k in range(questions))])
     for e in entries:
-        texts = [s["question"] for s in e["suggested"]]
+        texts = [e["question"]] if given else [s["question"] for s in e["suggested"]]
         texts = ["'" + t if t[:1] in "=+-@\t" else t for t in texts] + [""] * (questions - len(texts))
         writer.writerow([*("" if e.get(k) is None else e.get(k) for k in head), *texts])
     return out.getvalue()

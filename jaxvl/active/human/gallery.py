@@ -41,18 +41,21 @@ def page(
 
     Args:
       entries: lines of `batch.jsonl`.
-      reasons: image -> its line of the selection; images without one are gold.
+      reasons: image, or question if these went out -> its line of the selection; images without one are gold.
       thumbnails: image -> `data:` URI.
       duplicates: images that were left out -> the image with the same picture.
     """
     first = entries[0]
-    gold = sum(e["image_id"] not in reasons for e in entries)
+    items = [e.get("question_id", e["image_id"]) for e in entries]
+    gold = sum(i not in reasons for i in items)
+    noun = "questions to answer" if "question_id" in first else "images to label"
     reserve = sum(bool(e.get("reserve")) for e in entries)
-    facts = [f"{len(entries) - gold - reserve} images to label"]
+    facts = [f"{len(entries) - gold - reserve} {noun}"]
     facts += [f"{reserve} in reserve, should others be unusable"] if reserve else []
     facts += [f"{gold} with known labels, to judge annotators by"] if gold else []
     facts += [f"{len(duplicates)} left out, whose picture is in the batch already"] if duplicates else []
-    cards = "\n".join(_card(e, reasons.get(e["image_id"]), thumbnails.get(e["image_id"])) for e in entries)
+    pairs = zip(entries, items, strict=True)
+    cards = "\n".join(_card(e, reasons.get(i), thumbnails.get(e["image_id"])) for e, i in pairs)
     has_reasons = any(r.get("contributors") for r in reasons.values())
     legend = f'<p class="note">{LEGEND}</p>' if has_reasons else ""
     title = f"{first['run']}, round {first['round']}"
@@ -73,8 +76,10 @@ def _card(entry: Mapping[str, Any], reason: Mapping[str, Any] | None, thumbnail:
     tag = '<span class="tag">known labels</span>' if reason is None else tag
     score = reason.get("score") if reason is not None else None
     shown = "" if score is None else f'<span class="score" title="score">{number(score)}</span>'
+    asked = f"<p>{html.escape(entry['question'])}</p>" if "question" in entry else ""
     return (
         f'<article class="card"><div class="picture">{picture}</div><div class="text">'
         f'<div class="head"><span class="rank">{entry["rank"]}</span><span class="id">{name}</span>{tag}{shown}</div>'
+        f"{asked}"
         f"{why(reason)}</div></article>"
     )

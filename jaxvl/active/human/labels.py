@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxvl.active.human import labelstudio, vqa_json
+from jaxvl.active.human import answered, labelstudio, vqa_json
+from jaxvl.active.human.answered import of_questions
 from jaxvl.active.human.entries import (
     KINDS,
     STATUS,
@@ -36,8 +37,8 @@ class Imported(NamedTuple):
     Attributes:
       records: question records `{image, image_id, question, question_id, answers, annotators, answer_type}`, and
         `question_type`, `seconds`, `confidences` where the file says so. `annotators` are as long as `answers`.
-      skipped: images that people left out.
-      bad_images: images that cannot be used.
+      skipped: images that people left out; questions, if these went out.
+      bad_images: images that cannot be used; the questions about them.
       problems: what was left out with `partial`, a line each.
       sha: of the content: equal for equal files.
       gold: records of images whose labels were known before, to judge annotators by.
@@ -52,7 +53,12 @@ class Imported(NamedTuple):
 
 
 def read_labels(
-    file: Path, *, batch_ids: Collection[int], partial: bool = False, gold_ids: Collection[int] = ()
+    file: Path,
+    *,
+    batch_ids: Collection[int],
+    partial: bool = False,
+    gold_ids: Collection[int] = (),
+    questions: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Imported:
     """Read and check a file of labels.
 
@@ -62,6 +68,8 @@ def read_labels(
       batch_ids: images that were exported; others are refused.
       partial: leave out what is wrong, and say so in `problems`; else one wrong line refuses the file.
       gold_ids: exported images whose labels are known.
+      questions: where questions went out: the line of the batch of each question id, with `image_id` and `question`.
+        Labels must name them by `question_id`, and `batch_ids` are their images.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -74,7 +82,10 @@ def read_labels(
     problems = Problems(str(file))
     entries = _parse(paths, problems)
     allowed = {*map(int, batch_ids), *map(int, gold_ids)}
-    kept = [e for e in entries if _in_batch(e, allowed, problems)]
+    if questions is None:
+        kept = [e for e in entries if _in_batch(e, allowed, problems)]
+    else:
+        kept = [found for e in entries for found in of_questions(e, questions, problems)]
     if not entries and not problems.lines:
         problems.add(
             "",
@@ -85,17 +96,22 @@ def read_labels(
     if problems.lines and not partial:
         listed = "\n".join(f"- {line}" for line in problems.lines)
         raise ValueError(f"{file}: nothing was imported (--partial takes what is not listed here):\n{listed}")
-    records = merge_records(_records(kept, file.stem))
+    key = "image_id" if questions is None else "question_id"
+    records = merge_records(_records(kept, file.stem), by=key)
     gold = {int(i) for i in gold_ids}
-    have = {int(r["image_id"]) for r in records}
-    by_status = {s: sorted({e.image_id for e in kept if e.status == s} - have - gold) for s in STATUS}
+    have = {int(r[key]) for r in records}
+    by_status = {
+        s: sorted({int(getattr(e, key)) for e in kept if e.status == s} - have - gold) for s in STATUS
+    }
     return Imported(
         [r for r in records if r["image_id"] not in gold], by_status["skip"], by_status["bad_image"],
         problems.lines, sha.hexdigest(), [r for r in records if r["image_id"] in gold],
     )  # fmt: skip
 
 
-def merge_records(records: Sequence[Mapping[str, Any]], *, min_answers: int = 1) -> list[dict[str, Any]]:
+def merge_records(
+    records: Sequence[Mapping[str, Any]], *, min_answers: int = 1, by: str = "image_id"
+) -> list[dict[str, Any]]:
     """One record for each question of an image, with the answers of all that ask it.
 
     Questions are equal if they differ in case and punctuation only. A later answer of an annotator replaces the earlier
@@ -104,6 +120,7 @@ def merge_records(records: Sequence[Mapping[str, Any]], *, min_answers: int = 1)
     Args:
       records: in the order they came in.
       min_answers: questions with fewer are left out.
+      by: "image_id"; or "question_id" = questions are equal if their ids are.
 
     Returns:
       In order of first appearance, each with a `question_id` of its own: the given one if it is free, else
@@ -111,14 +128,16 @@ def merge_records(records: Sequence[Mapping[str, Any]], *, min_answers: int = 1)
     """
     groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for record in records:
-        groups.setdefault((int(record["image_id"]), question_key(record["question"])), []).append(record)
+        head = int(record[by])
+        words = question_key(record["question"]) if by == "image_id" else ""
+        groups.setdefault((head, words), []).append(record)
     taken: set[int] = set()
     out = []
-    for (image_id, _), rows in groups.items():
+    for rows in groups.values():
         merged = _merged(rows)
         number = next((int(r["question_id"]) for r in rows if r.get("question_id") is not None), None)
         if number is None or number in taken:
-            number = image_id * 1000
+            number = int(rows[0]["image_id"]) * 1000
             while number in taken:
                 number += 1
         taken.add(number)
@@ -209,6 +228,8 @@ def _entry(data: Mapping[str, Any], where: str, problems: Problems) -> Entry | N
             "schema", f"is {schema!r}", f"A file of labels has {SCHEMA!r}; was the batch itself given?"
         )
         return None
+    if "question_id" in data and "qas" not in data:
+        return answered.entry(data, where, problems)
     image_id, status = fields.integer("image_id"), fields.one_of("status", STATUS, "ok")
     rows = fields.rows("qas", empty=status != "ok") if status == "ok" or "qas" in data else []
     asked = [_asked(row, where, problems, f"qas[{i}]") for i, row in enumerate(rows)]

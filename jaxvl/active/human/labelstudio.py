@@ -25,15 +25,20 @@ def tasks(
     Args:
       entries: lines of `batch.jsonl`.
       questions: slots that the interface has.
-      uncertainty: of images, where it is known; None = annotators must not see scores.
+      uncertainty: of images (of questions, if these go out), where it is known; None = annotators must not see scores.
     """
     out = []
     for e in entries:
         image = e["url"] or (LOCAL.format(file_name=e["file_name"]) if e["file_name"] else "")
         data: dict[str, Any] = {"image": image, "image_id": e["image_id"], "al_rank": e["rank"]}
         suggested = [s["question"] for s in e["suggested"]][:questions]
+        if "question_id" in e:
+            data |= {"question_id": e["question_id"], "question": e["question"]}
         if uncertainty is not None:
-            data |= {"al_score": e["score"], "uncertainty": uncertainty.get(e["image_id"])}
+            data |= {
+                "al_score": e["score"],
+                "uncertainty": uncertainty.get(e.get("question_id", e["image_id"])),
+            }
         for k in range(questions):
             data[f"suggested_{k + 1}"] = suggested[k] if k < len(suggested) else ""
         out.append(
@@ -42,12 +47,13 @@ def tasks(
     return out
 
 
-def config(*, questions: int, suggest: bool) -> str:
+def config(*, questions: int, suggest: bool, given: bool = False) -> str:
     """The labelling interface: the image, and fields for as many questions, answers and answer types.
 
     Args:
       questions: how many.
       suggest: show the suggested questions above their fields.
+      given: a task comes with its one question, and asks for the answer only.
     """
     lines = [
         "<View>",
@@ -60,11 +66,14 @@ def config(*, questions: int, suggest: bool) -> str:
         "    </View>",
         '    <View style="flex: 1 1 50%">',
     ]
+    fields = [("q", "a question about this image"), ("a", "its answer, a word or a few")]
     for k in range(1, questions + 1):
-        lines.append(f'      <Header value="Question {k}" size="5"/>')
-        if suggest:
+        lines.append(
+            '      <Header value="$question"/>' if given else f'      <Header value="Question {k}" size="5"/>'
+        )
+        if suggest and not given:
             lines.append(f'      <Text name="s_{k}" value="$suggested_{k}"/>')
-        for name, hint in (("q", "a question about this image"), ("a", "its answer, a word or a few")):
+        for name, hint in fields[1:] if given else fields:
             most = 1 if name == "q" else 10
             lines.append(
                 f'      <TextArea name="{name}_{k}" toName="image" rows="1" maxSubmissions="{most}" '
@@ -95,24 +104,32 @@ def parse(content: Any, problems: Problems) -> list[Entry]:
                 "Export as JSON (not JSON-MIN): tasks with 'data' and 'annotations'.",
             )
             continue
-        image_id = Fields(data, where, problems, "data.").integer("image_id")
+        head = Fields(data, where, problems, "data.")
+        image_id, item = head.integer("image_id"), head.integer("question_id", needed=False)
         if image_id is None:
             continue
+        given = str(data.get("question")) if item is not None else None
         for n, annotation in enumerate(task["annotations"], start=1):
             if not isinstance(annotation, Mapping):
                 problems.add(f"{where}, annotation {n}", "-", "is no object", "Export the project again.")
                 continue
-            entry = _entry(annotation, image_id, f"{where}, annotation {n}", problems)
+            entry = _entry(annotation, image_id, f"{where}, annotation {n}", problems, given)
             if entry is not None:
-                entries.append(entry)
+                asked = [a._replace(question_id=item) for a in entry.asked]
+                entries.append(entry._replace(asked=asked, question_id=item))
     return entries
 
 
-def _entry(annotation: Mapping[str, Any], image_id: int, where: str, problems: Problems) -> Entry | None:
+def _entry(
+    annotation: Mapping[str, Any], image_id: int, where: str, problems: Problems, given: str | None
+) -> Entry | None:
+    """What an annotation says of an image, or of the question `given` in the task."""
     before = len(problems.lines)
     if annotation.get("was_cancelled"):
         return Entry(where, image_id, "skip", [])
     slots = _slots(annotation, where, problems)
+    if given is not None and "a_1" in slots:
+        slots["q_1"] = [given]
     status = (slots.get("status") or ["ok"])[0].replace(" ", "_")
     if status not in STATUS:
         problems.add(where, "status", f"is {status!r}", f"The interface offers {', '.join(STATUS)}.")
@@ -126,7 +143,8 @@ def _entry(annotation: Mapping[str, Any], image_id: int, where: str, problems: P
         if one is not None:
             asked.append(one)
     if not asked and len(problems.lines) == before:
-        problems.add(where, "q_1", "no question was written", "Write one, or choose the status 'skip'.")
+        what = ("q_1", "no question was written") if given is None else ("a_1", "no answer was written")
+        problems.add(where, *what, "Write one, or choose the status 'skip'.")
     seconds = Fields(annotation, where, problems).seconds("lead_time")
     if len(problems.lines) > before:
         return None

@@ -21,7 +21,7 @@ from jaxvl.plots import COLOURS, GRID, INK, MUTED
 BANDS = 4  # so many methods or fewer are drawn with the intervals of their curves
 MARKS = "osD^vP*X"
 DASHES = ("-", ":", "-.", "--")
-LABELS = {"fraction": "labelled share of the images", "questions": "labelled questions"}
+LABELS = {"fraction": "labelled share of the pool", "questions": "labelled questions"}
 Style = Mapping[str, Any]
 
 

@@ -36,7 +36,7 @@ from jaxvl.active.report.tables import (
 
 TOP = 6  # picked images that are shown for a method
 ABOUT_CURVES = (
-    "Means over repeats. All methods of a repeat start from the same images, so the curves begin after the first "
+    "Means over repeats. All methods of a repeat start from the same labels, so the curves begin after the first "
     "round, where there are more than two; curves.csv has every point, by answer type too."
 )
 ABOUT_BALANCE = (
@@ -141,7 +141,8 @@ def _overlaps(content: Content) -> list[str]:
     cells = [
         [a, *("-" if v is None else f"{v:.3f}" for v in row)] for a, row in zip(names, values, strict=True)
     ]
-    sizes = [round(c.images[0] / c.fraction[0]) for mine in content.curves.values() for c in mine.values()]
+    first = {(m, r): c.fraction[0] for m, mine in content.curves.items() for r, c in mine.items()}
+    sizes = [round(len(p.images[0]) / first[p.method, p.repeat]) for p in content.picked]
     by_chance = picks.chance(content.picked, int(np.median(sizes)))
     random = "" if by_chance is None else f" Two random picks would have about {by_chance:.3f}."
     head = ["Jaccard index", *names]
@@ -191,7 +192,12 @@ def _pick(row: Any, images: Pictures | None) -> str:
         else ""
     )
     score = f", score {row['score']:.2f}" if row.get("score") is not None else ""
-    return f'<div class="pick">{shown}<h4>{row["rank"]}. image {image_id}{score}</h4>{why(row)}</div>'
+    name = (
+        f"image {image_id}"
+        if "question_id" not in row
+        else f"question {row['question_id']}, image {image_id}"
+    )
+    return f'<div class="pick">{shown}<h4>{row["rank"]}. {name}{score}</h4>{why(row)}</div>'
 
 
 def time_table(runs: Sequence[RunRecord]) -> str:

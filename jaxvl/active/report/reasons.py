@@ -44,8 +44,9 @@ def why(reason: Mapping[str, Any] | None) -> str:
 def _item(contributor: Mapping[str, Any], value: float, most: float) -> str:
     c = contributor
     width = 100 * value / most if most > 0 else 0
+    match = f"match {c['match']:.2f}; " if "match" in c else ""
     how = (
-        f"uncertainty {c['uncertainty']:.2f} &times; balance {c['rate']:.2f}; match {c['match']:.2f}; "
+        f"uncertainty {c['uncertainty']:.2f} &times; balance {c['rate']:.2f}; {match}"
         f"best guess &ldquo;{html.escape(str(c['answer']))}&rdquo; at {c['p_max']:.0%}"
     )
     return (

@@ -40,7 +40,7 @@ class RunRecord(Protocol):
     def rounds(self) -> list[dict[str, Any]]: ...
 
     def labelled(self, round: int | None = None) -> list[int]:
-        """Image ids with labels at the start of a round."""
+        """Ids of images (or questions) with labels at the start of a round."""
         ...
 
     def selection(self, round: int) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ class Curve:
     """Accuracy of one run after each round; all arrays are `[P]` and in the order of the rounds.
 
     Attributes:
-      fraction: share of the pool's images that have labels.
+      fraction: share of the pool that has labels: of its images, or of its questions where these are chosen.
       questions, images, answers, cost: how many, and what they cost.
       accuracy: percent, by answer type and "overall"; NaN where a round has no such questions.
     """

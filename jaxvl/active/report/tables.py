@@ -60,7 +60,7 @@ def accuracy_table(found: Curves) -> str:
 
 
 def area_tables(found: Curves) -> list[str]:
-    """Area under the curve over images, over questions, and by answer type."""
+    """Area under the curve over the labelled share, over questions, and by answer type."""
     within, asked = span(found), span(found, "questions")
     if within is None:
         return [note("Areas need two rounds.")]
@@ -74,8 +74,8 @@ def area_tables(found: Curves) -> list[str]:
         ratio = "n/a" if full is None else f"{100 * band(mine).mean[-1] / full:.1f} %"
         gain = average_gain(found, method)
         rows.append([method, *cells, "n/a" if gain is None else f"{gain:+.2f}", ratio])
-    head = ["method", "over images", "over questions", *(f"{k}, over images" for k in kinds)]
-    reach = f"Mean height of the curve from {100 * within.low:.3g} to {100 * within.high:.3g} % of the images"
+    head = ["method", "over the pool", "over questions", *(f"{k}, over the pool" for k in kinds)]
+    reach = f"Mean height of the curve from {100 * within.low:.3g} to {100 * within.high:.3g} % of the pool"
     reach += f", and from {asked.low:,.0f} to {asked.high:,.0f} questions" if asked is not None else ""
     text = (
         f"{reach}: what all runs have reached. The gain is the mean over rounds of the difference to the best other "

@@ -1,5 +1,8 @@
 """What a strategy is: a choice of images, made from predictions only. NumPy; no model, no files, no answers.
 
+What is said of images holds for questions too, where these are chosen (`jaxvl.active.items`): a row of the pool is then
+an image with one question of its own.
+
 Shape legend: `N` images of the pool, `k` images chosen.
 """
 
@@ -46,6 +49,14 @@ class Strategy:
         """In which ways its choice only approximates what it stands for; they are said wherever the choice is used."""
         return ()
 
+    def on(self, unit: str) -> Strategy:
+        """The strategy that chooses items of this unit, "image" or "qa" (a question about an image): itself.
+
+        Raises:
+          ValueError: it is not defined for them; says why.
+        """
+        return self
+
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator
     ) -> Source:
@@ -82,6 +93,17 @@ def top(scores: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     return np.lexsort((ids, -scores))[:k].astype(np.int64)
 
 
+def images_only(strategy: Strategy, unit: str, why: str) -> Strategy:
+    """The strategy, whose scores are of images.
+
+    Raises:
+      ValueError: items are questions; gives the reason.
+    """
+    if unit != "image":
+        raise ValueError(f"{why}; it chooses images only")
+    return strategy
+
+
 def enough(k: int, n: int) -> None:
     """Raise ValueError unless `k` images can be taken of `n`."""
     if not 0 < k <= n:
@@ -105,6 +127,4 @@ def finite(values: np.ndarray, *, name: str, ids: np.ndarray) -> np.ndarray:
 
 def there(source: Any) -> np.ndarray:
     """`[N,J]` bool: which of its questions are asked of an image; the others are padding."""
-    shared = "asked_shared" in source[0]
-    rows = np.stack([source[i]["asked"] for i in range(1 if shared else len(source))])
-    return np.broadcast_to((rows != 0).any(-1), (len(source), rows.shape[1]))
+    return np.asarray((source.asked() != 0).any(-1))

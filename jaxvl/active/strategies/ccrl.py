@@ -6,13 +6,15 @@ equation 16 and algorithm 1, as reconstructed in the specification (sections 6 t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from jaxvl.active.request import Request
-from jaxvl.active.strategies.base import Selection, Strategy, top
+from jaxvl.active.balance import MODES
+from jaxvl.active.request import AGG, MATCH, PRUNE, UNCERTAINTY, Request, limit_of
+from jaxvl.active.strategies.base import Selection, Strategy, finite, top
+from jaxvl.active.strategies.diversity import check_diversify, chosen
 
 ENGINE = "pool/score"
 
@@ -20,6 +22,8 @@ ENGINE = "pool/score"
 @dataclass(frozen=True)
 class CCRL(Strategy):
     """Takes the images with the largest scores.
+
+    Where single questions are chosen it is `QuestionCCRL` with the same options.
 
     Attributes:
       threshold: a pattern matches above this probability ("critic"), or cosine ("contrast").
@@ -34,6 +38,9 @@ class CCRL(Strategy):
       top_k: how many patterns "topk_mean" takes.
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
+      diversify: how `budget` images are chosen of the best `pool_factor` times as many: None = the best; "kcenter" or
+        "type_quota", see `diversity.chosen`.
+      pool_factor: see `diversify`.
     """
 
     threshold: float = 0.5
@@ -49,14 +56,29 @@ class CCRL(Strategy):
     top_k: int = 8
     prune: str | None = None
     stage: str = "vqme"
+    diversify: str | None = None
+    pool_factor: int = 4
+
+    def __post_init__(self) -> None:
+        options = {"match": MATCH, "agg": AGG, "uncertainty": UNCERTAINTY, "prune": PRUNE, "rate": MODES}
+        for name, known in options.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"ccrl.{name}={getattr(self, name)!r}: expected one of {known}")
+        check_diversify(self.diversify, self.pool_factor)
+
+    def on(self, unit: str) -> Strategy:
+        """Itself for images; for questions the product of the question's own uncertainty and balance."""
+        return (
+            self if unit == "image" else QuestionCCRL(**{f.name: getattr(self, f.name) for f in fields(self)})
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Matcher and answer model, as far as the options use them."""
         counts_only = self.uncertainty == "one" and self.rate == "none" and self.match != "similarity"
-        matchers = () if self.match == "all" else (self.stage,)
+        matches = self.match != "all" or self.diversify == "kcenter"
         rough = () if self.prefilter is None else (self.prefilter,)
-        return (*matchers, *rough, *(() if counts_only else ("vaue",)))
+        return (*((self.stage,) if matches else ()), *rough, *(() if counts_only else ("vaue",)))
 
     @property
     def approximations(self) -> tuple[str, ...]:
@@ -67,15 +89,109 @@ class CCRL(Strategy):
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:
-        """Score all images, take the best; equal scores by image id."""
+        """Score all images, take the best, or spread the choice over the best; equal scores by image id."""
+        several = budget if self.diversify is None else min(self.pool_factor * budget, len(pool))
         request = Request(
             images=pool, text=pool.bank.text, kinds=pool.bank.kinds, rates=pool.shares.rate(self.rate),
             stage=self.stage, match=self.match, threshold=self.threshold, min_k=self.min_k, k_max=self.k_max,
-            prefilter=self.prefilter,
-            agg=self.agg, top_k=self.top_k, uncertainty=self.uncertainty, var_ddof=self.var_ddof,
-            at_uniform=self.at_uniform, budget=budget, prune=self.prune,
+            prefilter=self.prefilter, agg=self.agg, top_k=self.top_k, uncertainty=self.uncertainty,
+            var_ddof=self.var_ddof, at_uniform=self.at_uniform, budget=several, prune=self.prune,
         )  # fmt: skip
         found = predict(ENGINE, request)
         score = np.where(np.isnan(found["score"]), -np.inf, found["score"])
         notes = {name: values for name, values in found.items() if name != "score"}
-        return Selection(top(score, pool.ids, budget), found["score"], notes)
+        rows = top(score, pool.ids, several)
+        if self.diversify is not None:
+            rows = chosen(self.diversify, rows, budget, self._features(predict, pool, rows, found))
+        return Selection(rows, found["score"], notes)
+
+    def _features(self, predict: Any, pool: Any, rows: np.ndarray, found: Any) -> np.ndarray:
+        """What the candidates `rows` are told apart by: VQME's `v [M,D]`, or their types `[M]`."""
+        if self.diversify == "kcenter":
+            name, some = f"{self.stage}/image_embed", pool.subset(rows)
+            return finite(np.asarray(predict(name, some), np.float32), name=name, ids=some.ids)
+        kinds = np.asarray(pool.bank.kinds)
+        value = np.where(found["top_pattern"] >= 0, found["top_uncertainty"] * found["top_rate"], 0.0)[rows]
+        votes = np.zeros((len(rows), int(kinds.max()) + 1))
+        for slot in range(value.shape[1]):  # the slots that are not used add 0
+            np.add.at(votes, (np.arange(len(rows)), kinds[found["top_pattern"][rows, slot]]), value[:, slot])
+        return votes.argmax(1)
+
+
+@dataclass(frozen=True)
+class QuestionCCRL(CCRL):
+    """Takes the questions with the largest product of answer uncertainty and answer balance (specification 1.2).
+
+    A question's answer type is that of its opening phrase (`items.opening_kinds`). It is the only pattern of its row:
+    with `min_k` above 0 it counts in any case and no matcher is trained; with `min_k=0` a question that does not match
+    its image ("critic", "contrast", by `threshold`) scores 0. `agg`, `k_max`, `prefilter` and `prune` mean nothing for one pattern.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.match in ("similarity", "raw_glove"):
+            raise ValueError(
+                f"match={self.match!r} ranks the patterns of an image, and a question is only one"
+            )
+        if (self.var_ddof, self.at_uniform) != (0, "bound"):
+            raise ValueError(
+                "var_ddof and at_uniform are options for images: of questions they must be 0 and 'bound'"
+            )
+        if self.diversify == "kcenter":
+            raise ValueError(
+                "diversify='kcenter' tells images apart, not questions about one image; take 'type_quota' or None"
+            )
+        if self.uncertainty == "one" and self.rate == "none" and not self._filters:
+            raise ValueError("with uncertainty='one' and rate='none' all questions have the same score")
+
+    @property
+    def _filters(self) -> bool:
+        return self.match != "all" and self.min_k == 0
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """None: there is one pattern a row, and nothing to leave out."""
+        return ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The answer model, and the matcher if it is a filter."""
+        return (*((self.stage,) if self._filters else ()), "vaue")
+
+    def __call__(
+        self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
+    ) -> Selection:
+        """Score all questions, take the best, or spread the choice over the best; equal scores by question id."""
+        found = predict("vaue/uncertainty", pool)
+        f = finite(np.asarray(found["f"], np.float64), name="vaue/uncertainty", ids=pool.ids)
+        answer, kinds = np.asarray(found["index"]), pool.asked("asked_kind")[:, 0]
+        f = np.ones_like(f) if self.uncertainty == "one" else f
+        rate = pool.shares.rate(self.rate)[kinds, answer]
+        notes = {
+            "pattern": np.zeros_like(answer),
+            "kind": kinds,
+            "answer": answer,
+            "uncertainty": f,
+            "rate": rate,
+        }
+        notes["p_max"] = np.asarray(found["p_max"])
+        score = f * rate
+        if self._filters:
+            strength = self._strength(predict, pool)
+            notes["match"] = 1 / (1 + np.exp(-strength)) if self.match == "critic" else strength
+            score = np.where(strength > limit_of(self.match, self.threshold), score, 0.0)
+        several = budget if self.diversify is None else min(self.pool_factor * budget, len(pool))
+        rows = top(score, pool.ids, several)
+        if self.diversify is not None:
+            rows = chosen(self.diversify, rows, budget, kinds[rows])
+        return Selection(rows, score, {f"top_{name}": values[:, None] for name, values in notes.items()})
+
+    def _strength(self, predict: Any, pool: Any) -> np.ndarray:
+        """`[N]` f64: how well each question matches its image."""
+        if self.match == "critic":
+            name = f"{self.stage}/match"
+            return finite(np.asarray(predict(name, pool), np.float64), name=name, ids=pool.ids)
+        name = f"{self.stage}/encoded"
+        sides = predict(name, pool)
+        cosine = np.einsum("nd,nd->n", sides["z"], sides["w"], dtype=np.float64)
+        return finite(cosine, name=name, ids=pool.ids)

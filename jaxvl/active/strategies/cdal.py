@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, enough, finite, top
+from jaxvl.active.strategies.base import Selection, Strategy, enough, finite, images_only, top
 from jaxvl.active.strategies.coreset import k_center, squared
 from jaxvl.types import Predict
 
@@ -82,6 +82,11 @@ class CDAL(Strategy):
         if self.form not in FORMS:
             raise ValueError(f"cdal.form={self.form!r}: expected one of {', '.join(FORMS)}")
         PolicyOptions(**self.policy)
+
+    def on(self, unit: str) -> Strategy:
+        """Itself, for images."""
+        why = "it compares mixtures of answers type by type, and questions of different types have none in common"
+        return images_only(self, unit, why)
 
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator

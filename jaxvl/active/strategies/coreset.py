@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, enough, finite
+from jaxvl.active.strategies.base import Selection, Strategy, enough, finite, images_only
 from jaxvl.types import Predict
 
 FEATURES = {"fused": "embed", "vision": "vision"}
@@ -41,6 +41,11 @@ class Coreset(Strategy):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"coreset.{option}={value}: expected at least 1, or None")
+
+    def on(self, unit: str) -> Strategy:
+        """Itself; with feature="vision", for images."""
+        why = "with feature='vision' all questions about an image are the same point (feature='fused' tells them apart)"
+        return images_only(self, unit, why) if self.feature == "vision" else self
 
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator

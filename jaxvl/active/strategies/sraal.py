@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, finite, top
+from jaxvl.active.strategies.base import Selection, Strategy, finite, images_only, top
 from jaxvl.active.strategies.vectors import Beside, Vectors, states
 from jaxvl.types import Predict, Source
 
@@ -32,6 +32,10 @@ class SRAAL(Strategy):
     def needs(self) -> tuple[str, ...]:
         """The stage."""
         return (self.stage,)
+
+    def on(self, unit: str) -> Strategy:
+        """Itself, for images."""
+        return images_only(self, unit, "its critic sees the regions of an image and no question")
 
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.active.strategies.base import Selection, Strategy, finite, top
+from jaxvl.active.strategies.base import Selection, Strategy, finite, images_only, top
 from jaxvl.active.strategies.vectors import Beside, Vectors, states
 from jaxvl.types import Predict, Source
 
@@ -30,6 +30,10 @@ class VAAL(Strategy):
     def needs(self) -> tuple[str, ...]:
         """The stage."""
         return (self.stage,)
+
+    def on(self, unit: str) -> Strategy:
+        """Itself, for images."""
+        return images_only(self, unit, "its critic sees the regions of an image and no question")
 
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator
@@ -73,6 +77,10 @@ class TAVAAL(VAAL):
     def needs(self) -> tuple[str, ...]:
         """The ranker, on the labelled questions, then the stage."""
         return (self.ranker, self.stage)
+
+    def on(self, unit: str) -> Strategy:
+        """Itself: the expected loss, which the critic sees too, is that of the question."""
+        return self
 
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator

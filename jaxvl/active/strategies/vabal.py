@@ -60,7 +60,7 @@ class VaBAL(Strategy):
         for images in blocks(pool, self.block):
             pairs = asked_pairs(predict, images)
             answers = np.asarray(predict("task/probs", images)).argmax(-1)[pairs.where]
-            kinds = asked_kinds(images)[pairs.where]
+            kinds = images.asked("asked_kind")[pairs.where]
             found.append((pairs.states.astype(np.float16), group_of[kinds, answers], pairs.image_ids))
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
         return OneOfImage(*columns, groups=self.groups)
@@ -97,11 +97,10 @@ class VaBAL(Strategy):
         own = group_of[questions.array("answer_kind"), np.maximum(truth, 0)]
         order, shortest, nll = [], [], []
         for images, rows in own_questions(labelled):
-            for part in blocks(images, self.block):
+            for start, part in enumerate(blocks(images, self.block)):
                 pairs = asked_pairs(predict, part)
                 found = self._evidence(predict, pairs)
-                at = np.searchsorted(images.ids, part.ids)
-                order.append(rows[at][pairs.where])
+                order.append(rows[start * self.block :][pairs.where])
                 shortest.append(found.shortest)
                 nll.append(found.nll)
         rows, predicted = np.concatenate(order), np.concatenate(shortest)
@@ -191,25 +190,19 @@ def asked_pairs(predict: Predict, images: Any) -> Pairs:
     return Pairs(finite(states, name="task/states", ids=ids), ids, where)
 
 
-def asked_kinds(images: Any) -> np.ndarray:
-    """`[N,J]` answer types of what is asked."""
-    shared = "asked_shared" in images[0]
-    rows = np.stack([images[i]["asked_kind"] for i in range(1 if shared else len(images))])
-    return np.broadcast_to(rows, (len(images), rows.shape[1]))
-
-
 def own_questions(labelled: Any) -> list[tuple[Any, np.ndarray]]:
     """Labelled images asked their own questions, as many at a time as all images are asked.
 
     Returns:
-      (images by their ids, `[n,J]` positions of what they are asked in `labelled.questions`; -1 = nothing), as many
-      as it takes.
+      (rows of `labelled`, one an image, and `[n,J]` positions in `labelled.questions` of what they are asked, -1 =
+      nothing), as many as it takes.
     """
     questions, width = labelled.questions, labelled[0]["asked"].shape[0]
     text, kind = questions.array("text"), questions.array("answer_kind")
     order = np.lexsort((np.arange(len(questions)), questions.image_ids))
     ids, first, count = np.unique(questions.image_ids[order], return_index=True, return_counts=True)
-    place = np.argsort(labelled.ids)[np.searchsorted(np.sort(labelled.ids), ids)]
+    place = np.argsort(labelled.image_ids, kind="stable")
+    place = place[np.searchsorted(labelled.image_ids[place], ids)]
     out = []
     for start in range(0, int(count.max()), width):
         some = np.flatnonzero(count > start)

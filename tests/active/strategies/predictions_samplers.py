@@ -16,3 +16,6 @@ TABLE = {
         "norms": rng.random(GROUPS, np.float32),
     },
 }
+TABLE["vaue/uncertainty"] = lambda rng: {
+    "f": np.float32(rng.random()), "p_max": np.float32(rng.random()), "index": np.int32(rng.integers(5)),
+}  # fmt: skip

@@ -10,6 +10,7 @@
     python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
     python launch/al.py score    runs/ccrl/ccrl/r0 --images ids.txt what the newest models would score these images
     python launch/al.py eval     --pred answers.json --ann annotations.json   official VQA accuracy of a result file
+    python launch/al.py probe    runs/ccrl --rows fr_g language               linear probes of frozen features
 
 `launch/main.py` with the run's config and workdir goes on where labels were committed. Exit codes: 0 done, 2 bad input,
 3 another process works on the run.
@@ -79,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--to", type=Path, required=True)
     scored = add("score", score)
     scored.add_argument("--images", type=Path, required=True, help="text file with an image id a line")
+    probed = add("probe", probe, run="workdir")
+    probed.add_argument("--rows", nargs="+", default=["ccrl", "fr_g", "language"], help="kinds of features")
+    probed.add_argument("--seeds", nargs="+", type=int, default=[0])
     evaluated = add("eval", evaluate, run=None)
     evaluated.add_argument("--pred", type=Path, required=True)
     evaluated.add_argument("--ann", type=Path, required=True)
@@ -241,6 +245,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
     for name, value in score_file(args.pred, args.ann, variant=args.variant).items():
         print(f"{name:24} {value:.2f}")
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Linear probes of frozen features (table 3 of the paper), with the data and options of a workdir's config."""
+    from jaxvl import config as cfg
+    from jaxvl import run_probe
+
+    for row in args.rows:
+        run_probe.unavailable(args.workdir, row)  # unknown ones are reported before the data are read
+    prober = run_probe.Prober(cfg.load(args.workdir / "config.json"), args.workdir)
+    for found in run_probe.fill(prober, args.rows, args.seeds):
+        print(run_probe.path_of(args.workdir, found["row"], found["seed"]))
 
 
 def one_run(path: Path) -> list[Any]:

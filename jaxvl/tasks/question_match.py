@@ -30,7 +30,8 @@ class QuestionMatchTask:
 
     Batches: `regions`, `region_mask`, `text`, `text_mask`, `image_id`, `question_key`, `keys_of_image`, optionally
       `mask`.
-    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows.
+    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows;
+      "image_state", "text_state" `[B,D]`, what both come from, of rows with one side only.
     """
 
     def __init__(
@@ -52,6 +53,12 @@ class QuestionMatchTask:
         self.predictors: dict[str, Predictor] = {
             "match": lambda p, batch, rng: self._encode(p, batch)["match"],
             "encoded": lambda p, batch, rng: {k: v for k, v in self._encode(p, batch).items() if k in "abzw"},
+            "image_state": lambda p, batch, rng: call(
+                self.model, p, "encode_image", batch["regions"], batch["region_mask"]
+            ),
+            "text_state": lambda p, batch, rng: call(
+                self.model, p, "encode_text", batch["text"], batch["text_mask"]
+            ),
         }
 
     def init(self, rng: Key, batch: Batch) -> PyTree:

@@ -103,7 +103,7 @@ class Prober:
             self.options = ProbeOptions(**options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"config.probe: {error}") from error
-        if config.active.oracle.name != "simulate" or config.active.get("protocol", "val") != "val":
+        if config.active.oracle.name != "simulate" or build_active.protocol_of(config.active) != "val":
             raise ConfigError(
                 "probes need the answers of pool and evaluation questions: active.oracle.name=simulate, "
                 "active.protocol=val"

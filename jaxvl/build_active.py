@@ -99,15 +99,22 @@ def evaluation_records(active: ConfigDict, val: Any) -> list[Any]:
     """
     if protocol_of(active) == "val":
         return records_of(val)
-    wrong = [f"config.active.stop.{k}={active.stop[k]}" for k in ("accuracy", "plateau") if active.stop[k] is not None]
+    wrong = [
+        f"config.active.stop.{k}={active.stop[k]}"
+        for k in ("accuracy", "plateau")
+        if active.stop[k] is not None
+    ]
     if wrong:
         raise ConfigError(
             f"{', '.join(wrong)}: under active.protocol=test nobody here knows an accuracy to stop by; give None"
         )
-    files = active.val.get("questions", ())
-    for file in [files] if isinstance(files, str) else files:
+    files = active.val.get("questions")
+    for file in [files] if isinstance(files, str) else files if isinstance(files, (list, tuple)) else []:
         evalai.require_whole(file)
-    records, hidden = records_of(val, answered=False), ("answers", "targets", "answer_type", "multiple_choice_answer")
+    records, hidden = (
+        records_of(val, answered=False),
+        ("answers", "targets", "answer_type", "multiple_choice_answer"),
+    )
     ids = [int(r["question_id"]) for r in records]
     evalai.check_ids(ids, ids, where="config.active.val", of="EvalAI refuses files with a question twice")
     # Rows must have a kind; nothing asks for that of an evaluation question whose answers are hidden.
@@ -305,7 +312,9 @@ def data_key(
     """Which data this is: hashes of the pool's questions and answers, the evaluation questions and the features."""
     return {
         "pool": _digest(records),
-        "val": _digest(held) + f"-{config.active.variant}" + ("-test" if protocol_of(config.active) == "test" else ""),
+        "val": _digest(held)
+        + f"-{config.active.variant}"
+        + ("-test" if protocol_of(config.active) == "test" else ""),
         "regions": str(provider.digest),
         "asked": str(config.active.asked),
     }

@@ -231,7 +231,7 @@ class Prober:
             options, world = self.options, self.world
             each = max(1, len(self.train) // options.batch_size)
             most = (options.epochs + 1) * each
-            task = LinearProbeTask(LinearProbe(classes=len(world.answers)))
+            task: Any = LinearProbeTask(LinearProbe(classes=len(world.answers)))
             tx = optim.make_optimizer(
                 schedule=optim.Table(most), weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, bounds={}
             )

@@ -83,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--to", type=Path, required=True)
     scored = add("score", score)
     scored.add_argument("--images", type=Path, required=True, help="text file with an image id a line")
-    add("scores", scores).add_argument("file", type=Path, help='{"phase": "test-dev", "rounds": {"0": {...}}}')
+    add("scores", scores).add_argument(
+        "file", type=Path, help='{"phase": "test-dev", "rounds": {"0": {...}}}'
+    )
     asked = add("answers", answers)
     asked.add_argument("--questions", type=Path, required=True, help="question file of VQA v2")
     asked.add_argument("--to", type=Path, required=True)

@@ -77,7 +77,9 @@ def check_results(path: Path, questions: Path) -> int:
         raise ValueError(f"{questions}: no list 'questions' in it; give a question file of VQA v2")
     require_whole(questions, str(content.get("data_subtype", "")))
     found = read_results(path)
-    check_ids((r["question_id"] for r in found), (int(r["question_id"]) for r in rows), where=path, of=questions)
+    check_ids(
+        (r["question_id"] for r in found), (int(r["question_id"]) for r in rows), where=path, of=questions
+    )
     return len(found)
 
 
@@ -130,9 +132,13 @@ def take_scores(folder: Path, file: Path, results: Mapping[int, str]) -> dict[in
     strange = sorted(set(found) - set(results))
     if strange:
         there = ", ".join(map(str, results)) or "none"
-        raise ValueError(f"{file}: round {strange[0]} of {folder} has no {RESULTS}; rounds that have one: {there}")
+        raise ValueError(
+            f"{file}: round {strange[0]} of {folder} has no {RESULTS}; rounds that have one: {there}"
+        )
     path = folder / SCORES_FILE
-    before = read_json(path) if path.exists() else {"schema": SCHEMA, "phase": phase, "rounds": {}}
+    before: dict[str, Any] = (
+        read_json(path) if path.exists() else {"schema": SCHEMA, "phase": phase, "rounds": {}}
+    )
     if before["phase"] != phase:
         raise ValueError(
             f"{file}: phase {phase!r}, but {path} has scores of {before['phase']!r}: two phases are two sets of "

@@ -75,9 +75,7 @@ def score(
     )
 
 
-def answered(
-    predict: Callable[[Any], Any], source: Any, answers: Sequence[str]
-) -> list[dict[str, Any]]:
+def answered(predict: Callable[[Any], Any], source: Any, answers: Sequence[str]) -> list[dict[str, Any]]:
     """What a model answers to the questions of a source: `[{"question_id", "answer"}]`; arguments as of `score`."""
     index = np.asarray(predict(source)["index"])[:, 0]
     if len(index) != len(source):

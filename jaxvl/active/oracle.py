@@ -68,7 +68,10 @@ def records_of(reader: Any, *, answered: bool = True) -> list[Record]:
     Raises:
       OracleError: one lacks a field that active learning needs; names the example and the field.
     """
-    rows, wanted = [], ("image_id", "question", "question_id", *(("answers", "answer_type") if answered else ()))
+    rows, wanted = (
+        [],
+        ("image_id", "question", "question_id", *(("answers", "answer_type") if answered else ())),
+    )
     for i in range(len(reader)):
         record = reader.annotation(i)
         for name in wanted:

@@ -151,7 +151,8 @@ def orderings(spec: ProbeTable, found: Found) -> list[str]:
         difference = paired(a, b)
         said = "no data"
         if difference is not None:
-            said = f"{difference.text(sign=True)}, {difference.n} seeds: {verdict(difference)}"
+            seeds = "1 seed" if difference.n == 1 else f"{difference.n} seeds"
+            said = f"{difference.text(sign=True)}, {seeds}: {verdict(difference)}"
         out.append(f"{claim.better} > {claim.worse}: {said}")
     return out
 
@@ -162,6 +163,11 @@ def how(plan: Plan, found: Found) -> list[str]:
     flags = f"--table=ccrl/3 --scale={plan.scale} --data={plan.data} --seeds={seeds} --workdir={plan.workdir}"
     out = [f"`python launch/reproduce.py {flags}`"]
     out += [f"G: {words}" for words in dict.fromkeys(one["words"] for one in found.values())]
+    highest = sum(one["lr"] == max(map(float, one["tried"]), default=0.0) for one in found.values())
+    if highest:
+        out.append(
+            f"the highest rate was chosen in {highest} of {len(found)} cells: more epochs may well help these"
+        )
     seconds = sum(one["seconds"] for one in found.values())
     return [*out, f"{len(found)} cells, {duration(seconds)}" if found else "nothing was run yet"]
 

@@ -1,10 +1,9 @@
 """CCRL: which images of a pool are worth annotating for visual question answering?
 
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
-these methods, `:all` every one, in rounds of training, scoring, selecting and labelling. `scale=paper` is the recipe of
-Zhang et al., "Active learning for VQA based on cross-modal contrastive representation learning", on VQA v2 with
-bottom-up features. `variant=daquar` and `variant=coco` have photos as their pool, with grid features that
-launch/regions.py extracts; `JAXVL_DATA` names their folder. `variant=people`: labels come from people, through files.
+these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
+cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
+`daquar`, `coco`: photos as grid features in the folder `JAXVL_DATA`; `people`: labels come from people, through files.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entr
            "count_only")
 CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
-DATA, VQA_V2 = os.environ.get("JAXVL_DATA", "data"), "data/vqa_v2/v2_{}mscoco_{}2014_{}.json"
+DATA, ANSWERS = os.environ.get("JAXVL_DATA", "data"), "data/vqa_v2/answer_dict.json"
+STORES = tuple(f"data/regions/{split}36" for split in ("train", "val", "test"))
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
 MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl", "prefilter"), dict(name="adversarial_vae")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
@@ -76,21 +76,24 @@ def strategies() -> dict:
     )
 
 
+def vqa(*splits: str) -> dict:
+    """The official files of splits of VQA v2."""
+    form = dict(questions="OpenEnded_mscoco_{}_questions", annotations="mscoco_{}_annotations")
+    files = {k: tuple(f"data/vqa_v2/v2_{v.format(s)}.json" for s in splits) for k, v in form.items()}
+    return dict(name="vqa_v2", images=None) | {k: v if splits[1:] else v[0] for k, v in files.items()}
+
+
 def active() -> dict:
     """The protocol `val`: the pool is train2014, scores are of val2014 (section 1.3)."""
-    def vqa(split: str) -> dict:
-        files = {k: VQA_V2.format(how, split, k) for k, how in {"questions": "OpenEnded_", "annotations": ""}.items()}
-        return dict(name="vqa_v2", images=None, **files)
     return dict(
-        pool=vqa("train"), val=vqa("val"),
-        regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
+        protocol="val", pool=vqa("train2014"), val=vqa("val2014"), regions=dict(name="store", paths=STORES[:2]),
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
-        answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9), bank=dict(max=1024, reduce="medoid"),
+        answers=dict(file=ANSWERS, min_count=9), bank=dict(max=1024, reduce="medoid"),
         unit="image", init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
-        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
-        stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
-        scoring=dict(block=256, pairs=2048, compute="float32"), allow_approx=False, strategies=strategies(),
+        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
+        stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
+        scoring=dict(block=256, pairs=2048, compute="float32"),
     )
 
 
@@ -131,9 +134,8 @@ ABLATIONS = {name: value for path, values in {
 def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:
     """Photos of one set, with 16 grid regions each; `pool` and `val` are arguments of the reader."""
     sets = {"active.pool": dict(more, name="jsonl_vqa", **pool), "active.val": dict(more, name="jsonl_vqa", **val)}
-    more = {"active.words.glove": f"{DATA}/glove_100d", "active.words.dim": 100}
-    regions = dict(name="store", paths=(f"{DATA}/regions/{folder}",))
-    return sets | more | {"active.regions": regions, "active.answers": dict(file=None, min_count=2)}
+    return sets | {"active.words.glove": f"{DATA}/glove_100d", "active.answers": dict(file=None, min_count=2),
+                   "active.words.dim": 100, "active.regions": dict(name="store", paths=(f"{DATA}/regions/{folder}",))}
 
 
 PARTS = [dict(holdout=dict(share=0.2, part=part)) for part in ("train", "held")]
@@ -142,12 +144,15 @@ DAQUAR = dict(files=f"{DATA}/daquar/train/qa.jsonl", images=f"{DATA}/daquar/trai
 COCO = [dict(files=f"{DATA}/coco_vqa/{part}/vqa_yesno.jsonl", images=f"{DATA}/coco_vqa/{part}/images.zip")
         for part in ("train", "val")]
 VARIANTS = {
-    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"},
+    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"}, "test": {
+        "active.protocol": "test", "active.pool": vqa("train2014", "val2014"), "active.answers.file": ANSWERS,
+        "active.val": dict(vqa("test2015"), annotations=None), "active.regions": dict(name="store", paths=STORES)},
     "daquar": photos("daquar", *PARTS, **DAQUAR), "coco": photos("coco", *COCO, image_template="%012d.jpg"),
 }
 
 
 def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,ablation=rate=printed,scale=tiny"."""
-    config = C.base(hint=HINT, active=active(), stages=stages(), report={})
+    probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=20, fusion="concat")  # section 9.2
+    config = C.base(hint=HINT, active=active(), stages=stages(), probe=probe, report={})
     return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import build, optim
-from jaxvl.active import matching, policy
+from jaxvl.active import evalai, matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
@@ -41,7 +41,7 @@ from jaxvl.sharding import Partition
 from jaxvl.tasks import TASKS
 from jaxvl.train import Sigterm, Trainer
 
-ORACLES = ("simulate", "people")
+ORACLES, PROTOCOLS = ("simulate", "people"), ("val", "test")
 PEOPLE_ASK = 20  # questions that people are expected to ask of an image, at most: room in the tables of rates
 
 
@@ -70,7 +70,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     unit = UNITS[active.unit]
     # People answer, and ask if items are images: of their pool, only these or the questions and the words count.
     records = records_of(pool) if simulated else [pool.annotation(i) for i in range(len(pool))]
-    held = records_of(val)
+    held = evaluation_records(config.active, val)
     check_apart(records, held)
     images = dict.fromkeys(int(r["image_id"]) for r in [*records, *held])
     require_regions(provider, images, wanted_by="config.active.pool and config.active.val")
@@ -102,11 +102,50 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     return made
 
 
+def evaluation_records(active: ConfigDict, val: Any) -> list[Any]:
+    """The evaluation questions; under the protocol "test" without answers, even where the files have some.
+
+    Raises:
+      ConfigError, ValueError: an unknown protocol, or what "test" cannot do: see the message.
+    """
+    if protocol_of(active) == "val":
+        return records_of(val)
+    wrong = [
+        f"config.active.stop.{k}={active.stop[k]}"
+        for k in ("accuracy", "plateau")
+        if active.stop[k] is not None
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: under active.protocol=test nobody here knows an accuracy to stop by; give None"
+        )
+    files = active.val.get("questions")
+    for file in [files] if isinstance(files, str) else files if isinstance(files, (list, tuple)) else []:
+        evalai.require_whole(file)
+    records, hidden = (
+        records_of(val, answered=False),
+        ("answers", "targets", "answer_type", "multiple_choice_answer"),
+    )
+    ids = [int(r["question_id"]) for r in records]
+    evalai.check_ids(ids, ids, where="config.active.val", of="EvalAI refuses files with a question twice")
+    # Rows must have a kind; nothing asks for that of an evaluation question whose answers are hidden.
+    return [{k: v for k, v in r.items() if k not in hidden} | {"answer_type": KINDS[-1]} for r in records]
+
+
+def protocol_of(active: ConfigDict) -> str:
+    """The protocol; configs of older workdirs do not name theirs, "val"."""
+    found = active.get("protocol", "val")
+    if found not in PROTOCOLS:
+        raise unknown("config.active.protocol", str(found), PROTOCOLS)
+    return str(found)
+
+
 def options(active: ConfigDict) -> Options:
     """The protocol's choices."""
     oracle = active.oracle
     return Options(
-        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
+        protocol=protocol_of(active), asked=active.asked, variant=active.variant, bank=plain(active.bank),
+        shared_init=active.shared_init,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
@@ -331,7 +370,9 @@ def data_key(
     unit = config.active.unit
     return ({} if unit == IMAGE.name else {"unit": unit}) | {
         "pool": _digest(records),
-        "val": _digest(held) + f"-{config.active.variant}",
+        "val": _digest(held)
+        + f"-{config.active.variant}"
+        + ("-test" if protocol_of(config.active) == "test" else ""),
         "regions": str(provider.digest),
         "asked": str(config.active.asked),
     }

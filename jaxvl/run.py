@@ -37,6 +37,7 @@ FREE = (
     "checkpoint",
     "sharding",
     "report",
+    "probe",
 )  # may differ between two runs of a workdir
 FREE_KEYS = (
     "active.repeats",
@@ -46,6 +47,7 @@ FREE_KEYS = (
     "active.oracle.suggest",
     "active.scoring",
 )
+LATER = {"active.protocol": "val"}  # keys that older workdirs do not have, and what those were run with
 RESULT = "result.json"
 
 
@@ -105,6 +107,7 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
     if not path.exists() or not begun(root):
         return
     before, now = flat(cfg.to_dict(cfg.load(path))), flat(cfg.to_dict(config))
+    before = {k: v for k, v in LATER.items() if k in now} | before
     keys = sorted(
         k
         for k in before.keys() | now.keys()

@@ -59,23 +59,29 @@ def wanted_repeats(config: ConfigDict) -> list[int]:
 
 
 def summary(runs: Sequence[RunFolder]) -> None:
-    """Print a table of accuracies: a row a method, a column a round, mean over repeats with a 95 % t interval."""
+    """Print a table of accuracies: a row a method, a column a round, mean over repeats with a 95 % t interval.
+
+    "n/a" are rounds whose answers EvalAI has not scored, or nobody has passed on its scores (al.py scores).
+    """
     points: dict[tuple[str, int], list[float]] = {}
     for run in runs:
         for row in run.rounds:
             count = row["n_images"] if run.unit == IMAGE else row["n_qas"]
-            points.setdefault((run.method, count), []).append(row["acc"]["overall"])
+            known = points.setdefault((run.method, count), [])
+            if "overall" in row["acc"]:
+                known.append(row["acc"]["overall"])
     counts = sorted({n for _, n in points})
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
         found = [points.get((method, n)) for n in counts]
-        rows.append([method, *(estimate(values).text(1) if values else "-" for values in found)])
+        texts = ("-" if v is None else estimate(v).text(1) if v else "n/a" for v in found)
+        rows.append([method, *texts])
     unit = runs[0].unit.many
     title = f"VQA accuracy (official metric) by labelled {unit}: mean over repeats and 95 % t interval"
     table(title, ("method", *map(str, counts)), rows)
 
 
 def last(run: Any) -> float | None:
-    """Accuracy of a run's last evaluated round."""
+    """Accuracy of a run's last evaluated round; None if there is none, or EvalAI has not said it."""
     rounds = run.rounds
-    return rounds[-1]["acc"]["overall"] if rounds else None
+    return rounds[-1]["acc"].get("overall") if rounds else None

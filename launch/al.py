@@ -10,6 +10,10 @@
     python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
     python launch/al.py score    runs/ccrl/ccrl/r0 --images ids.txt what the newest models would score these images
     python launch/al.py eval     --pred answers.json --ann annotations.json   official VQA accuracy of a result file
+    python launch/al.py scores   runs/ccrl/ccrl/r0 scores.json      what EvalAI said of a run under active.protocol=test
+    python launch/al.py answers  runs/ccrl/ccrl/r0 --questions questions.json --to answers.json   by its newest model
+    python launch/al.py check    --pred answers.json --questions questions.json   would EvalAI take this file?
+    python launch/al.py probe    runs/ccrl --rows fr_g language               linear probes of frozen features
 
 `launch/main.py` with the run's config and workdir goes on where labels were committed. Exit codes: 0 done, 2 bad input,
 3 another process works on the run.
@@ -84,6 +88,19 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="text file with an image id a line (unit qa: a question id)",
     )
+    add("scores", scores).add_argument(
+        "file", type=Path, help='{"phase": "test-dev", "rounds": {"0": {...}}}'
+    )
+    asked = add("answers", answers)
+    asked.add_argument("--questions", type=Path, required=True, help="question file of VQA v2")
+    asked.add_argument("--to", type=Path, required=True)
+    asked.add_argument("--round", type=int, help="default: the newest with a model")
+    checked = add("check", check, run=None)
+    checked.add_argument("--pred", type=Path, required=True)
+    checked.add_argument("--questions", type=Path, required=True)
+    probed = add("probe", probe, run="workdir")
+    probed.add_argument("--rows", nargs="+", default=["ccrl", "fr_g", "language"], help="kinds of features")
+    probed.add_argument("--seeds", nargs="+", type=int, default=[0])
     evaluated = add("eval", evaluate, run=None)
     evaluated.add_argument("--pred", type=Path, required=True)
     evaluated.add_argument("--ann", type=Path, required=True)
@@ -110,13 +127,13 @@ def status(args: argparse.Namespace) -> None:
     rows = []
     for run in found(args.run):
         round, phase = run.position()
-        scores = [m["acc"]["overall"] for m in run.rounds]
+        scores = [m["acc"].get("overall") for m in run.rounds]
         now = f"next: {phase}"
         if phase is None:
             now = f"finished: {run.ledger.last(FINISHED).data['why']}"
         elif phase == "IMPORTED" and "EXPORTED" in run.events(round):
             now = people.lacking(run, round, min_fraction(run)) or now
-        last = f"{scores[-1]:.2f}" if scores else "-"
+        last = "-" if not scores else "n/a" if scores[-1] is None else f"{scores[-1]:.2f}"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "labelled", "accuracy", "state"), rows)
 
@@ -229,17 +246,10 @@ def compare(args: argparse.Namespace) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """What the newest models of a run score these images, as JSON Lines; the run stays as it is."""
-    from jaxvl import build_active
-    from jaxvl import config as cfg
-    from jaxvl.active.rounds import Run
-
-    (run,) = one_run(args.run)
     ids = [int(line) for line in args.images.read_text(encoding="utf-8").split()]
-    root = run.path.parents[1]
-    world = build_active.world(cfg.load(root / "config.json"), root, methods=[run.method])
-    one = Run(world, method=run.method, repeat=run.repeat, folder=run.path)
+    one = opened(args.run)
     round, rows = one.preview(ids)
-    print(f"round {round}, {len(rows)} {run.unit.many}", file=sys.stderr)
+    print(f"round {round}, {len(rows)} {one.world.unit.many}", file=sys.stderr)
     for row in rows:
         print(json.dumps(row, ensure_ascii=False))
 
@@ -250,6 +260,62 @@ def evaluate(args: argparse.Namespace) -> None:
 
     for name, value in score_file(args.pred, args.ann, variant=args.variant).items():
         print(f"{name:24} {value:.2f}")
+
+
+def scores(args: argparse.Namespace) -> None:
+    """Take what EvalAI said of a run's rounds; reports have it from then on."""
+    from jaxvl.active import evalai
+
+    (run,) = one_run(args.run)
+    found = evalai.take_scores(run.path, args.file, run.results)
+    lacking = sorted(set(run.results) - set(evalai.scores_of(run.path)[1]))
+    left = f"; still without: {', '.join(map(str, lacking))}" if lacking else ""
+    print(f"scores of rounds {', '.join(map(str, sorted(found)))} taken{left}")
+
+
+def answers(args: argparse.Namespace) -> None:
+    """Answer any questions with a run's task model, as a file that EvalAI takes; the run stays as it is."""
+    from jaxvl.active import evalai
+    from jaxvl.active.oracle import records_of
+    from jaxvl.data import SOURCES
+
+    one = opened(args.run)
+    reader = SOURCES["vqa_v2"](questions=args.questions, images=None, image_template="%012d.jpg")
+    records = records_of(reader, answered=False)
+    round, rows = one.answers(records, round=args.round)
+    evalai.write_results(args.to, rows, ids=[int(r["question_id"]) for r in records])
+    print(f"round {round}, {len(rows)} answers: {args.to}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Whether EvalAI would take a result file: its form, and every question of the test file once."""
+    from jaxvl.active.evalai import check_results
+
+    print(f"{args.pred}: {check_results(args.pred, args.questions)} answers, every question once")
+
+
+def opened(path: Path) -> Any:
+    """The run of a folder with its models and data, to be asked."""
+    from jaxvl import build_active
+    from jaxvl import config as cfg
+    from jaxvl.active.rounds import Run
+
+    (run,) = one_run(path)
+    root = run.path.parents[1]
+    world = build_active.world(cfg.load(root / "config.json"), root, methods=[run.method])
+    return Run(world, method=run.method, repeat=run.repeat, folder=run.path)
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Linear probes of frozen features (table 3 of the paper), with the data and options of a workdir's config."""
+    from jaxvl import config as cfg
+    from jaxvl import run_probe
+
+    for row in args.rows:
+        run_probe.unavailable(args.workdir, row)  # unknown ones are reported before the data are read
+    prober = run_probe.Prober(cfg.load(args.workdir / "config.json"), args.workdir)
+    for found in run_probe.fill(prober, args.rows, args.seeds):
+        print(run_probe.path_of(args.workdir, found["row"], found["seed"]))
 
 
 def one_run(path: Path) -> list[Any]:

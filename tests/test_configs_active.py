@@ -100,6 +100,9 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"stages.task.model.heads": 7}, "heads"),
         ({"active.words.scope": "some"}, "scope"),
         ({"active.strategies.random": dict(name="ccrl", k_max=16)}, r"random: k_max=16.*allow_approx=True"),
+        ({"active.protocol": "tset"}, "did you mean 'test'"),
+        ({"active.protocol": "test", "active.stop.accuracy": 60.0}, "active.stop.accuracy=60.0: under"),
+        ({"active.protocol": "test", "active.stop.plateau": 0.1}, "active.stop.plateau=0.1: under"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
@@ -160,3 +163,28 @@ def test_paper_scale_without_its_files_names_them_all_and_the_guide(tmp_path, mo
     ):
         assert part in text, text
     assert "docs/howto/region_features.md" in text and not list(tmp_path.iterdir())
+
+
+def test_the_protocol_test_hides_answers_and_has_a_key_of_its_own(tmp_path):
+    c = config("ccrl", "random,scale=tiny")
+    known = build_active.world(c, tmp_path, methods=["random"])
+    hidden = build_active.world(override(c, {"active.protocol": "test"}), tmp_path, methods=["random"])
+    assert len(hidden.val) == len(known.val) and "answers" in known.val.records[0]
+    assert not {"answers", "targets"} & set(hidden.val.records[0])
+    assert hidden.data_key["val"] != known.data_key["val"] and hidden.data_key["val"].endswith("-test")
+
+
+def test_the_protocol_test_refuses_the_questions_of_test_dev(tmp_path):
+    c = config("ccrl", "random,scale=tiny")
+    active = override(c, {"active.protocol": "test"}).active
+    with active.unlocked(), active.ignore_type():
+        active.val = dict(questions="data/v2_OpenEnded_mscoco_test-dev2015_questions.json")
+    with pytest.raises(ValueError, match="whole test file"):
+        build_active.evaluation_records(active, [])
+
+
+def test_a_config_of_an_older_workdir_is_of_the_protocol_val():
+    c = config("ccrl", "random,scale=tiny").active
+    with c.unlocked():
+        del c.protocol
+    assert build_active.protocol_of(c) == "val"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl import scores
+from jaxvl.active import evalai
 from jaxvl.active.bank import KINDS
 from jaxvl.atomic import read_json
 
@@ -74,6 +75,15 @@ def score(
     )
 
 
+def answered(predict: Callable[[Any], Any], source: Any, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """What a model answers to the questions of a source: `[{"question_id", "answer"}]`; arguments as of `score`."""
+    index = np.asarray(predict(source)["index"])[:, 0]
+    if len(index) != len(source):
+        raise ValueError(f"{len(index)} predictions for {len(source)} questions")
+    ids = [int(source.annotation(i)["question_id"]) for i in range(len(source))]
+    return [{"question_id": i, "answer": answers[a]} for i, a in zip(ids, index, strict=True)]
+
+
 def score_file(predictions: Path, annotations: Path, *, variant: str = "official") -> dict[str, float]:
     """Percent, overall, by answer type and by question type, of a result file against VQA v2 annotations.
 
@@ -94,14 +104,7 @@ def score_file(predictions: Path, annotations: Path, *, variant: str = "official
         raise ValueError(f'{predictions}: expected [{{"question_id": 1, "answer": "yes"}}, ...]')
     answers = {int(p["question_id"]): str(p["answer"]) for p in given}
     ids = [int(r["question_id"]) for r in rows]
-    for what, wrong in (
-        ("are repeated", len(given) - len(answers)), ("are missing", len(set(ids) - set(answers))),
-        ("are not in the annotations", len(set(answers) - set(ids))),
-    ):  # fmt: skip
-        if wrong:
-            raise ValueError(
-                f"{predictions}: {wrong} question ids {what}: every question must occur once ({annotations})"
-            )
+    evalai.check_ids((int(p["question_id"]) for p in given), ids, where=predictions, of=annotations)
     values = [
         scores.vqa_accuracy(answers[i], answers=[a["answer"] for a in r["answers"]], variant=variant)
         for i, r in zip(ids, rows, strict=True)

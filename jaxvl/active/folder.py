@@ -2,6 +2,7 @@
 
     run.json                 method, repeat, seed, pool, initial set, what must agree between runs that are compared
     events.jsonl  lock       what happened: see `ledger`
+    evalai_scores.json       what EvalAI said of the answers of rounds, under the protocol "test"
     initial/  round_000/ ... labels.jsonl (questions and answers that came in), selection.jsonl, scores.npz,
                              metrics.json, batch/ (for people)
 
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active import evalai
 from jaxvl.active.items import IMAGE, UNITS, Unit
 from jaxvl.active.ledger import Event, Ledger
 from jaxvl.atomic import read_json, read_jsonl, sha256
@@ -101,12 +103,26 @@ class RunFolder:
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
-        """The metrics of every round that was evaluated, in order."""
-        found = []
+        """The metrics of every round that was evaluated, in order.
+
+        Under the protocol "test" their `acc` is what EvalAI said, with its `phase`, and empty as long as it has not.
+        """
+        found, (phase, scores) = [], evalai.scores_of(self.path)
         for round in range(self.last_round() + 1):
             if "EVALUATED" in self.events(round):
-                found.append(read_json(self.folder(round) / METRICS))
+                metrics = read_json(self.folder(round) / METRICS)
+                known = scores.get(round)
+                if known is not None and known["sha256"] == self.results.get(round):
+                    metrics |= {"acc": known["acc"], "phase": phase}
+                found.append(metrics)
         return found
+
+    @property
+    def results(self) -> dict[int, str]:
+        """Round -> SHA-256 of its answers for EvalAI, of the rounds that have such a file."""
+        files = {r: self.events(r) for r in range(self.last_round() + 1)}
+        named = {r: e["EVALUATED"].data.get("files", {}) for r, e in files.items() if "EVALUATED" in e}
+        return {r: names[evalai.RESULTS] for r, names in named.items() if evalai.RESULTS in names}
 
     def selection(self, round: int) -> list[dict[str, Any]]:
         """The items that a round selected, best first, the reserve last (`"reserve": true`)."""
@@ -154,6 +170,12 @@ class RunFolder:
         ids = self.labelled()
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
         lines += [f"{self.unit.one} {i} was labelled twice" for i in twice]
+        now = self.results
+        lines += [
+            f"{self.path / evalai.SCORES_FILE}: round {r} was scored for another {evalai.RESULTS} than there is now"
+            for r, one in evalai.scores_of(self.path)[1].items()
+            if now.get(r) != one["sha256"]
+        ]
         strange = set(ids) - set(self.pool().tolist())
         lines += [f"{self.unit.one} {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
         return lines

@@ -68,16 +68,19 @@ class Oracle:
         return [r for i in map(int, ids) for r in self._records.get(i, [])]
 
 
-def records_of(reader: Any) -> list[Record]:
-    """All annotations of a question reader.
+def records_of(reader: Any, *, answered: bool = True) -> list[Record]:
+    """All annotations of a question reader; `answered`: they must have answers.
 
     Raises:
       OracleError: one lacks a field that active learning needs; names the example and the field.
     """
-    rows = []
+    rows, wanted = (
+        [],
+        ("image_id", "question", "question_id", *(("answers", "answer_type") if answered else ())),
+    )
     for i in range(len(reader)):
         record = reader.annotation(i)
-        for name in ("image_id", "question", "question_id", "answers", "answer_type"):
+        for name in wanted:
             if record.get(name) in (None, "", []):
                 raise OracleError(
                     f"example {i} ({record.get('image', '?')}) has no {name!r}: active learning needs questions with "

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active import balance, evaluation, matching, people
+from jaxvl.active import balance, evalai, evaluation, matching, people
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
 from jaxvl.active.folder import (
     ABOUT,
@@ -40,6 +40,7 @@ from jaxvl.active.selecting import check_selection, item_line, save_npz, score_s
 from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import TASK, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
+from jaxvl.data.region_source import RegionQuestions
 from jaxvl.types import PyTree, Rows, Source
 
 SHARDS = "scoring"  # folder of a round for what an engine has scored so far
@@ -118,7 +119,8 @@ class Run:
         if round + 1 >= len(counts):
             return f"budget of {counts[-1]} {self.world.unit.many} reached"
         metrics = self.folder.rounds
-        curve = [m["acc"]["overall"] for m in metrics]
+        local = self.world.options.protocol == "val"  # scores of a server come too late to stop by
+        curve = [m["acc"]["overall"] for m in metrics] if local else []
         return self.world.options.stop.reason(
             curve, cost=metrics[-1]["cost"]["total"], seconds=time.monotonic() - self.started
         )
@@ -135,20 +137,8 @@ class Run:
         world, labelled = self.world, self.labelled(round)
         path = self.folder.folder(round)
         self._load(TASK, round)
-        kept = world.fitter.folder / f"{TASK}-{self.keys[TASK]}" / f"evaluation-{world.data_key['val']}.npz"
-        if not kept.exists():  # one model is scored once, whoever shares it
-            scored = evaluation.score(
-                functools.partial(self.predict, f"{TASK}/answer"),
-                world.val,
-                world.answers,
-                variant=world.options.variant,
-            )
-            write_file(kept, lambda p: scored.save(p))
-        scored = evaluation.Scored.load(kept)
-        write_file(path / "evaluation.npz", lambda p: scored.save(p))
-        records = labelled.records
-        result = self._result(TASK, round)
-        accuracy = scored.accuracy()
+        name, accuracy = self._assess(path)
+        records, result = labelled.records, self._result(TASK, round)
         images = len(np.unique(labelled.image_ids))
         metrics: dict[str, Any] = {
             "schema": "jaxvl.round/1",
@@ -158,7 +148,7 @@ class Run:
             "n_qas": len(records),
             "n_answers": sum(len(r["answers"]) for r in records),
             "cost": self._cost(records, images),
-            "acc": accuracy,
+            "acc": accuracy,  # none under the protocol "test": see `RunFolder.rounds`
             "train": {TASK: result},
             "balance": balance.summary(labelled.shares.counts, KINDS),
             "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
@@ -166,8 +156,29 @@ class Run:
         if self.approximate:
             metrics["approximate"] = self.approximate
         write_json(path / METRICS, metrics)
-        self._tell(round, f"accuracy {metrics['acc']['overall']:.2f}")
-        return {"files": (METRICS, "evaluation.npz"), "accuracy": metrics["acc"]["overall"]}
+        said = f"accuracy {accuracy['overall']:.2f}" if accuracy else f"answers for EvalAI in {path / name}"
+        self._tell(round, said)
+        return {"files": (METRICS, name), "accuracy": accuracy.get("overall")}
+
+    def _assess(self, folder: Path) -> tuple[str, dict[str, float]]:
+        """(file in the round's folder, accuracy): the evaluation questions scored, or answered for EvalAI.
+
+        One model is asked once, whoever shares it.
+        """
+        world, test = self.world, self.world.options.protocol == "test"
+        name = evalai.RESULTS if test else "evaluation.npz"
+        kept = world.fitter.folder / f"{TASK}-{self.keys[TASK]}"
+        kept /= f"evaluation-{world.data_key['val']}{Path(name).suffix}"
+        if not kept.exists():
+            ask = functools.partial(self.predict, f"{TASK}/answer")
+            if test:
+                ids = [int(world.val.annotation(i)["question_id"]) for i in range(len(world.val))]
+                evalai.write_results(kept, evaluation.answered(ask, world.val, world.answers), ids=ids)
+            else:
+                scored = evaluation.score(ask, world.val, world.answers, variant=world.options.variant)
+                write_file(kept, lambda p: scored.save(p))
+        write_file(folder / name, lambda p: shutil.copyfile(kept, p))
+        return name, {} if test else evaluation.Scored.load(kept).accuracy()
 
     def _fitted(self, round: int) -> dict[str, Any]:
         self._load(TASK, round)
@@ -273,6 +284,27 @@ class Run:
             return data
         self._tell(round, f"{len(data['ids'])} {self.world.unit.many} labelled")
         return data
+
+    def answers(
+        self, records: Sequence[Mapping[str, Any]], *, round: int | None = None
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """(round, `[{"question_id", "answer"}]`) of any questions, by the task model of a round (None: the newest).
+
+        Nothing is written.
+
+        Raises:
+          RunError: that round has no model.
+          DataError: images without regions.
+        """
+        trained = [r for r in range(self.folder.last_round() + 1) if "TRAINED" in self.folder.events(r)]
+        if not trained or (round is not None and round not in trained):
+            there = ", ".join(map(str, trained)) or "none"
+            raise RunError(f"{self.folder.path}: round {round} has no model; rounds that have one: {there}")
+        chosen, world = trained[-1] if round is None else round, self.world
+        self._load(TASK, chosen)
+        source = RegionQuestions(world.provider, records, world.words, world.answers, kinds=KINDS)
+        ask = functools.partial(self.predict, f"{TASK}/answer")
+        return chosen, evaluation.answered(ask, source, world.answers)
 
     def preview(self, ids: Sequence[int]) -> tuple[int, list[dict[str, Any]]]:
         """(round, lines as of `selection.jsonl`) for any images, by the newest round whose models are there.

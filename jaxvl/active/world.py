@@ -28,6 +28,7 @@ class Options:
     """Choices of the protocol; see the specification, sections 1 and 13.
 
     Attributes:
+      protocol: "val" = evaluation questions are scored here; "test" = their answers are written down for EvalAI.
       asked: J, patterns that strategies ask of every unlabelled image.
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
@@ -37,6 +38,7 @@ class Options:
       suggest: whether people are shown questions.
     """
 
+    protocol: str = "val"
     asked: int = 8
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from jaxvl.models.bridge_tower import BridgeTower
 from jaxvl.models.hyper_albef import HyperALBEF
+from jaxvl.models.linear_probe import LinearProbe
 from jaxvl.models.mcan import MCAN
 from jaxvl.models.sampler_nets import SRAAL, VAAL, VaBAL
 from jaxvl.models.vaue import VAUE
@@ -18,4 +19,5 @@ MODELS = {
     "sraal": SRAAL,
     "vaal": VAAL,
     "vabal": VaBAL,
+    "linear_probe": LinearProbe,
 }

@@ -159,7 +159,7 @@ def points(spec: ActiveTable, runs: Sequence[RunFolder], method: str, column: st
     for one in runs:
         if one.method != method:
             continue
-        curve = {m["round"]: (m["fraction"], m["acc"]["overall"]) for m in one.rounds}
+        curve = {m["round"]: (m["fraction"], m["acc"]["overall"]) for m in one.rounds if m["acc"]}
         if column == "mean":
             later = [acc for n, (_, acc) in curve.items() if n > 0]
             if later and one.position()[1] is None:

@@ -10,16 +10,17 @@ from typing import Any
 
 from jaxvl.config import ConfigError, unknown
 from jaxvl.display import table as show
-from jaxvl.reproduce import active, bridge_tower, ccrl
+from jaxvl.reproduce import active, bridge_tower, ccrl, probes
 from jaxvl.reproduce.active import ActiveTable, Plan, TimesTable, fill_times
 from jaxvl.reproduce.jobs import Cell, cells, in_order, row_config
+from jaxvl.reproduce.probes import ProbeTable
 from jaxvl.reproduce.report import NEVER, bullets, collect, markdown, scored_on, write_csv, write_text
 from jaxvl.reproduce.runner import Execute, execute, run_jobs
 from jaxvl.reproduce.speed import FILE, SPEED_COLUMNS, SpeedTable, read_speed, speed_lines
 from jaxvl.reproduce.store import Store
 from jaxvl.reproduce.tables import Table, select
 
-Spec = Table | SpeedTable | ActiveTable | TimesTable
+Spec = Table | SpeedTable | ActiveTable | ProbeTable | TimesTable
 TABLES: dict[str, Spec] = {t.name: t for t in (*bridge_tower.ALL, *ccrl.ALL)}
 
 
@@ -81,6 +82,8 @@ def list_tables(root: Path) -> None:
             data = ", ".join(name for name, choice in t.data.items() if (root / choice.config).exists())
         elif isinstance(t, TimesTable):
             size = "timed by bench/pool_scoring.py"
+        elif isinstance(t, ProbeTable):
+            size, data = f"{len(probes.COLUMNS)} x {len(t.rows)}", ", ".join(t.data)
         elif isinstance(t, ActiveTable):
             size, data = f"{len(t.shares)} x {len(t.rows)}", ", ".join(t.data)
         rows.append([t.name, t.title, size, data, t.source])
@@ -107,7 +110,7 @@ def reproduce(
         return report_speed(spec, options.workdir)
     if isinstance(spec, TimesTable):
         return fill_times(spec, options.workdir.expanduser().absolute())
-    if isinstance(spec, ActiveTable):
+    if isinstance(spec, (ActiveTable, ProbeTable)):
         plan = Plan(
             options.workdir.expanduser().absolute(),
             options.root,
@@ -116,6 +119,8 @@ def reproduce(
             options.seeds,
             options.only,
         )
+        if isinstance(spec, ProbeTable):
+            return probes.fill(spec, plan, report_only=options.report_only)
         return active.fill(spec, plan, report_only=options.report_only)
     store = Store(options.workdir, options.root)
     wanted = {row.label for row in select(spec.rows, options.only)}

@@ -5,6 +5,7 @@ from jaxvl.tasks.answer_uncertainty import AnswerUncertaintyTask
 from jaxvl.tasks.bayes_vae import BayesVAETask
 from jaxvl.tasks.classify import ClassifyTask
 from jaxvl.tasks.generate import GenerateTask
+from jaxvl.tasks.linear_probe import LinearProbeTask
 from jaxvl.tasks.pair_pretrain import PairPretrainTask
 from jaxvl.tasks.pretrain import PretrainTask
 from jaxvl.tasks.question_match import QuestionMatchTask
@@ -22,4 +23,5 @@ TASKS = {
     "state_discrepancy": StateDiscrepancyTask,
     "adversarial_vae": AdversarialVAETask,
     "bayes_vae": BayesVAETask,
+    "linear_probe": LinearProbeTask,
 }

@@ -32,7 +32,7 @@ class QuestionMatchTask:
     Batches: `regions`, `region_mask`, `text`, `text_mask`, `image_id`, `question_key`, `keys_of_image`, optionally
       `mask`.
     Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows;
-      "image_embed" `[B,D]`, the pooled state of the image, which needs no question.
+      "image_state", "text_state" `[B,D]`, what both come from, of rows with one side only.
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class QuestionMatchTask:
         self.predictors: dict[str, Predictor] = {
             "match": lambda p, batch, rng: self._encode(p, batch)["match"],
             "encoded": lambda p, batch, rng: {k: v for k, v in self._encode(p, batch).items() if k in "abzw"},
-            "image_embed": self._image,
+            "image_state": lambda p, batch, rng: call(
+                self.model, p, "encode_image", batch["regions"], batch["region_mask"]
+            ),
+            "text_state": lambda p, batch, rng: call(
+                self.model, p, "encode_text", batch["text"], batch["text_mask"]
+            ),
         }
-
-    def _image(self, params: PyTree, batch: Batch, rng: Key) -> Array:
-        return call(self.model, params, "encode_image", batch["regions"], batch["region_mask"])
 
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""

@@ -39,6 +39,24 @@ def started(task, batch):
     )
 
 
+class Sides(nn.Module):
+    """What is asked of a model for the states of one side."""
+
+    def encode_image(self, regions, region_mask):
+        return (regions * region_mask[..., None]).sum(1)
+
+    def encode_text(self, text, text_mask):
+        return (text * text_mask).sum(-1, keepdims=True)
+
+
+def test_the_states_of_either_side_need_that_side_alone():
+    task, batch = QuestionMatchTask(Sides()), {k: np.asarray(v) for k, v in rows().items()}
+    image = task.predictors["image_state"]({}, {k: batch[k] for k in ("regions", "region_mask")}, KEY)
+    text = task.predictors["text_state"]({}, {k: batch[k] for k in ("text", "text_mask")}, KEY)
+    np.testing.assert_allclose(image, (batch["regions"] * batch["region_mask"][..., None]).sum(1), rtol=1e-5)
+    np.testing.assert_array_equal(text[:, 0], (batch["text"] * batch["text_mask"]).sum(-1))
+
+
 def evaluated(task, params, batch):
     loss, (_, metrics) = jax.jit(task.loss)(params, {}, batch, KEY)
     return float(loss), {name: float(total / weight) for name, (total, weight) in metrics.items()}

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxvl.active.report.comparison import ENOUGH
 from jaxvl.active.report.statistics import REFERENCE, Curves, RunRecord
 
@@ -29,6 +31,9 @@ def incomparable(runs: Sequence[RunRecord]) -> list[str]:
         for name, a, b in _differences(runs[0].protocol, run.protocol):
             if name not in OF_A_REPEAT:
                 lines.append(f"{_name(run)}: {name} is {b}, that of {_name(runs[0])} is {a}")
+    phases = sorted({str(m["phase"]) for run in runs for m in run.rounds if m.get("phase")})
+    if len(phases) > 1:
+        lines.append(f"scores are of {' and '.join(phases)}: two sets of questions")
     first: dict[int, RunRecord] = {}
     for run in runs:
         other = first.setdefault(run.repeat, run)
@@ -72,6 +77,12 @@ def warnings(found: Curves) -> list[str]:
     if REFERENCE not in found:
         lines.append(
             f"There is no run of {REFERENCE!r}: whether choosing images helps at all is not answered here."
+        )
+    lacking = sum(int(np.isnan(c.overall).sum()) for mine in found.values() for c in mine.values())
+    if lacking:
+        lines.append(
+            f"{lacking} rounds have no accuracy (n/a): their answers are to be scored by EvalAI, and the scores passed "
+            "on with launch/al.py scores. Areas and tests need all rounds of a run."
         )
     last = {int(c.rounds[-1]) for mine in found.values() for c in mine.values()}
     if len(last) > 1:

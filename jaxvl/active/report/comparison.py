@@ -137,7 +137,7 @@ def round_differences(found: Curves, method: str, reference: str) -> list[float]
         if other is not None:
             theirs = dict(zip(other.rounds.tolist(), other.overall.tolist(), strict=True))
             for number, accuracy in zip(mine.rounds.tolist(), mine.overall.tolist(), strict=True):
-                if number > 0 and number in theirs:
+                if number > 0 and math.isfinite(accuracy - theirs.get(number, math.nan)):
                     out.append(accuracy - theirs[number])
     return out
 
@@ -176,7 +176,7 @@ def _by_round(found: Curves, a: str, b: str) -> dict[int, list[float]]:
         x, y = found[a][repeat], found[b][repeat]
         theirs = dict(zip(y.rounds.tolist(), y.overall.tolist(), strict=True))
         for number, accuracy in zip(x.rounds.tolist(), x.overall.tolist(), strict=True):
-            if number > 0 and number in theirs:
+            if number > 0 and math.isfinite(accuracy - theirs.get(number, math.nan)):
                 out.setdefault(number, []).append(accuracy - theirs[number])
     return out
 

@@ -60,9 +60,10 @@ def figure(found: Curves) -> bytes:
     for axis in list(axes[1])[len(kinds) :] if kinds else ():
         axis.remove()
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=min(10, len(names)), frameon=False, fontsize=10
-    )
+    if handles:  # no curve has a point as long as EvalAI has not said anything
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=min(10, len(names)), frameon=False, fontsize=10
+        )
     return png(figure)
 
 

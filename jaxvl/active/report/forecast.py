@@ -57,7 +57,8 @@ def forecast(found: Mapping[int, Curve], *, steps: Sequence[float]) -> list[Esti
       An estimate for each step: the mean over the fits of the repeats, with a t interval over them. It does not know
       that the curve may bend otherwise. None if no repeat has four rounds.
     """
-    fits = [fit(c.fraction, c.overall) for c in found.values()]
+    known_at = {repeat: np.isfinite(c.overall) for repeat, c in found.items()}
+    fits = [fit(c.fraction[known_at[r]], c.overall[known_at[r]]) for r, c in found.items()]
     known = [f for f in fits if f is not None]
     return [estimate([f(x) for f in known]) for x in steps] if known else None
 

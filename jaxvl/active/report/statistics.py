@@ -304,7 +304,7 @@ def full_accuracy(found: Curves) -> float | None:
         for m in found.values()
         for c in m.values()
         for f, a in zip(c.fraction, c.overall, strict=True)
-        if f >= 1
+        if f >= 1 and np.isfinite(a)
     ]
     return float(np.mean(at)) if at else None
 
@@ -326,5 +326,6 @@ def _means(mine: Mapping[int, Curve]) -> list[tuple[int, float]]:
     values: dict[int, list[float]] = {}
     for c in mine.values():
         for number, accuracy in zip(c.rounds.tolist(), c.overall.tolist(), strict=True):
-            values.setdefault(number, []).append(accuracy)
+            if math.isfinite(accuracy):
+                values.setdefault(number, []).append(accuracy)
     return [(number, float(np.mean(v))) for number, v in values.items()]

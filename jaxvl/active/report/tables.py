@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxvl.active.report.page import note, table
 from jaxvl.active.report.statistics import (
     OVERALL,
     REFERENCE,
+    Curve,
     Curves,
     areas,
     average_gain,
@@ -44,19 +46,25 @@ ABOUT_FORECAST = (
 
 def accuracy_table(found: Curves) -> str:
     """Accuracy of each method at each labelled share."""
-    bands = {m: band(mine) for m, mine in found.items()}
-    longest = max(bands.values(), key=lambda b: len(b.x))
+    longest = max((c for mine in found.values() for c in mine.values()), key=lambda c: len(c.rounds))
     rows = []
-    for method, one in bands.items():
-        cells = [
-            f"{m:.2f}" if np.isnan(high) else f"{m:.2f} \u00b1 {high - m:.2f}"
-            for m, high in zip(one.mean, one.high, strict=True)
-        ]
-        rows.append([method, len(found[method]), *cells, *["-"] * (len(longest.x) - len(cells))])
+    for method, mine in found.items():
+        cells = [_accuracy(list(mine.values()), int(number)) for number in longest.rounds]
+        rows.append([method, len(mine), *cells])
     text = (
         "Percent, mean over repeats \u00b1 half of its 95 % t interval, at each labelled share of the pool."
     )
-    return table(["method", "repeats", *(f"{100 * x:.3g} %" for x in longest.x)], rows) + note(text)
+    return table(["method", "repeats", *(f"{100 * x:.3g} %" for x in longest.fraction)], rows) + note(text)
+
+
+def _accuracy(repeats: Sequence[Curve], number: int) -> str:
+    """The cell of a round: "-" if no repeat has come so far, "n/a" if none has a score of it yet."""
+    values = np.concatenate([c.overall[c.rounds == number] for c in repeats])
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return "n/a" if len(values) else "-"
+    one = estimate(known)
+    return f"{one.mean:.2f}" if one.high is None else f"{one.mean:.2f} \u00b1 {one.high - one.mean:.2f}"
 
 
 def area_tables(found: Curves) -> list[str]:
@@ -71,7 +79,8 @@ def area_tables(found: Curves) -> list[str]:
     rows = []
     for method, mine in found.items():
         cells = [estimate(list(a[method].values())).text() if method in a else "-" for a in over.values()]
-        ratio = "n/a" if full is None else f"{100 * band(mine).mean[-1] / full:.1f} %"
+        scored = all(np.isfinite(c.overall).all() for c in mine.values())
+        ratio = "n/a" if full is None or not scored else f"{100 * band(mine).mean[-1] / full:.1f} %"
         gain = average_gain(found, method)
         rows.append([method, *cells, "n/a" if gain is None else f"{gain:+.2f}", ratio])
     head = ["method", "over the pool", "over questions", *(f"{k}, over the pool" for k in kinds)]

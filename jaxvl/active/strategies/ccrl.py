@@ -108,7 +108,7 @@ class CCRL(Strategy):
     def _features(self, predict: Any, pool: Any, rows: np.ndarray, found: Any) -> np.ndarray:
         """What the candidates `rows` are told apart by: VQME's `v [M,D]`, or their types `[M]`."""
         if self.diversify == "kcenter":
-            name, some = f"{self.stage}/image_embed", pool.subset(rows)
+            name, some = f"{self.stage}/image_state", pool.subset(rows)
             return finite(np.asarray(predict(name, some), np.float32), name=name, ids=some.ids)
         kinds = np.asarray(pool.bank.kinds)
         value = np.where(found["top_pattern"] >= 0, found["top_uncertainty"] * found["top_rate"], 0.0)[rows]
@@ -124,7 +124,8 @@ class QuestionCCRL(CCRL):
 
     A question's answer type is that of its opening phrase (`items.opening_kinds`). It is the only pattern of its row:
     with `min_k` above 0 it counts in any case and no matcher is trained; with `min_k=0` a question that does not match
-    its image ("critic", "contrast", by `threshold`) scores 0. `agg`, `k_max`, `prefilter` and `prune` mean nothing for one pattern.
+    its image ("critic", "contrast", by `threshold`) scores 0. `agg`, `k_max`, `prefilter` and `prune` mean
+    nothing for one pattern.
     """
 
     def __post_init__(self) -> None:

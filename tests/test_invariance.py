@@ -29,7 +29,7 @@ MODEL = HyperALBEF(
     image_size=16, vision=dict(patch=4, depth=1), hypergraph=GRAPH,
 )  # fmt: skip
 MESHES = [
-    ("dp", 8, 1), ("fsdp", 8, 1), ("fsdp", 4, 2), ("tp", 2, 4), ("tp", 1, 8), ("fsdp_tp", 4, 2), ("fsdp_tp", 2, 4),
+    ("dp", 8, 1), ("fsdp", 4, 2), ("tp", 1, 8), ("fsdp_tp", 4, 2), ("fsdp_tp", 2, 4),  # each compiles for half a minute
 ]  # fmt: skip
 
 
@@ -132,9 +132,9 @@ def test_checkpoint_of_one_mesh_continues_on_another(saved):
         trainer = trained(*mesh)[0]
         return train(trainer, Checkpoints(saved).restore(STEPS, trainer.abstract), first=STEPS, steps=3)
 
-    (_, want), (state, found) = more("fsdp_tp", 4, 2), more("tp", 2, 4)
+    (_, want), (state, found) = more("fsdp_tp", 4, 2), more("tp", 1, 8)
     np.testing.assert_allclose(found, want, rtol=1e-5)
-    assert part(state.params["visual_encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"]) == (32, 64 // 4)
+    assert part(state.params["visual_encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"]) == (32, 64 // 8)
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.protocol": "tset"}, "did you mean 'test'"),
         ({"active.protocol": "test", "active.stop.accuracy": 60.0}, "active.stop.accuracy=60.0: under"),
         ({"active.protocol": "test", "active.stop.plateau": 0.1}, "active.stop.plateau=0.1: under"),
+        ({"active.unit": "question"}, "unknown config.active.unit 'question'"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
@@ -144,6 +145,32 @@ def test_people_need_images_only(tmp_path, monkeypatch):
     simulated = config("ccrl", "random,scale=tiny")
     with pytest.raises(ValueError, match="has no 'question'"):
         build_active.world(simulated, tmp_path, methods=["random"])
+
+
+def test_methods_that_cannot_choose_questions_are_all_named_before_anything_is_read(tmp_path):
+    c = override(config("ccrl", "all,variant=qa,scale=tiny"), {"active.pool.name": "nowhere"})
+    with pytest.raises(ConfigError) as error:
+        build_active.world(c, tmp_path, methods=list(c.run))
+    refused = {line.split(":")[0] for line in str(error.value).split("\n- ")[1:]}
+    assert refused == {"sraal", "cdal", "vaal", "ccrl_b", "ccrl_ab", "count_only"}, error.value
+
+
+def test_people_who_answer_need_questions_and_no_answers(tmp_path, monkeypatch):
+    from jaxvl.data.scenes.pool import ScenePool
+
+    shown, annotation = {"image", "image_id", "question", "question_id"}, ScenePool.annotation
+    monkeypatch.setattr(
+        ScenePool,
+        "annotation",
+        lambda self, i: {k: v for k, v in annotation(self, i).items() if self.split == "val" or k in shown},
+    )
+    c = config("ccrl", "ccrl,variant=people+qa,scale=tiny")
+    world = build_active.world(c, tmp_path, methods=["ccrl"])
+    assert len(world.oracle.ids) == 240 and world.counts == [72, 144]
+    assert set(world.fitter.stages) == {"task", "vaue"}  # CCRL needs no matcher
+    shown -= {"question"}
+    with pytest.raises(ValueError, match="has no 'question'"):
+        build_active.world(c, tmp_path, methods=["ccrl"])
 
 
 def test_paper_scale_without_its_files_names_them_all_and_the_guide(tmp_path, monkeypatch):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from active_world import world
 
 from jaxvl.active import people
 from jaxvl.active.folder import INITIAL, RunFolder
-from jaxvl.active.human import write_vqa
+from jaxvl.active.human import export_batch, write_vqa
 from jaxvl.active.rounds import Run
 
 
@@ -68,6 +69,19 @@ def test_the_batch_shows_each_question_once_also_of_one_picture(tmp_path):
     assert tasks[0]["data"]["question"] == rows[0]["question"]
     interface = (folder / "labelstudio.xml").read_text()
     assert 'value="$question"' in interface and 'name="a_1"' in interface and 'name="q_1"' not in interface
+
+
+def test_only_the_same_question_about_the_same_picture_is_a_duplicate(tmp_path):
+    asked = ((1, 5, "Is it red?"), (2, 5, "Is it blue?"), (3, 6, "is it red"), (4, 7, "is it red"))
+    rows = [
+        {"rank": i, "question_id": i, "image_id": image, "question": q, "score": None}
+        for i, image, q in asked
+    ]
+    options = dict(run="r", round=0, images=lambda i: np.full((8, 8, 3), i // 7, np.uint8), suggest=True)
+    made = export_batch(rows, **options, folder=tmp_path)
+    assert made.duplicates == {3: 1} and made.images == 3  # images 5 and 6 look alike
+    with pytest.raises(ValueError, match="leave gold out"):
+        export_batch(rows, **options, folder=tmp_path, gold=[9], rng=np.random.default_rng(0))
 
 
 def label_studio(run, tmp_path):

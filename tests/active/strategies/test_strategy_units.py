@@ -13,6 +13,7 @@ from jaxvl.active.pool import Labelled
 from jaxvl.active.strategies import STRATEGIES
 from jaxvl.active.strategies.ccrl import CCRL
 from jaxvl.active.strategies.coreset import Coreset
+from jaxvl.active.strategies.vabal import own_questions
 
 NAMES = {"cdal": "types have none in common", "sraal": "no question", "vaal": "no question"}
 TEXTS = ("is there a cat", "how many dogs", "what is it")
@@ -45,7 +46,7 @@ def pairs(n=12):
 def known(n=6):
     """Labelled questions, two an image, in another order than their records."""
     records = [
-        dict(image=f"{i // 2}.jpg", image_id=1500 + i // 2, question=TEXTS[i % 3], question_id=1000 + i,
+        dict(image=f"{i // 2}.jpg", image_id=1500 + i // 2, question=TEXTS[i % 3], question_id=1000 + 5 * i % 7,
              answers=["yes"] * 10, answer_type=("yes/no", "number", "other")[i % 3])
         for i in range(n)
     ]  # fmt: skip
@@ -80,6 +81,16 @@ def test_every_strategy_chooses_distinct_questions_or_says_why_not(name):
 def test_for_images_a_strategy_is_itself(name):
     strategy = STRATEGIES[name]()
     assert strategy.on("image") is strategy
+
+
+def test_labelled_questions_are_asked_with_their_own_images():
+    labelled, seen = known(), set()
+    for images, rows in own_questions(labelled):
+        for row, (at,) in zip(images, rows, strict=True):
+            assert row["image_id"] == labelled.questions.image_ids[at]
+            assert row["text"].tolist() == labelled.questions.array("text")[at].tolist()
+            seen.add(int(at))
+    assert seen == set(range(6))
 
 
 def uncertainty(pool):

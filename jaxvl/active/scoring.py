@@ -82,7 +82,7 @@ class PoolScorer:
             else model.clone(dtype=jnp.dtype(compute))
             for model in (matcher, answers, prefilter)
         )
-        self.objects = objects
+        self.objects, self.compute = objects, compute
         self.traces: dict[str, int] = {}
         self.programs = programs(
             self.matcher, self.answers, self.prefilter, partition=partition, counted=self._traced
@@ -247,7 +247,7 @@ class PoolScorer:
     def _key(self, models: Mapping[str, PyTree], request: Request) -> str:
         """A hash of what results depend on: models, images, patterns and options."""
         plain = {k: v for k, v in vars(request).items() if k not in ("images", "text", "kinds", "rates")}
-        found = hashlib.sha256(repr([sorted(plain.items()), self.block]).encode())
+        found = hashlib.sha256(repr([sorted(plain.items()), self.block, self.compute]).encode())
         leaves = jax.tree.leaves(self.partition.fetch(dict(models)))
         for array in (request.images.ids, request.text, request.kinds, request.rates, *leaves):
             found.update(repr((np.shape(array), np.asarray(array).dtype)).encode())

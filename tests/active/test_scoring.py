@@ -383,6 +383,15 @@ def test_killed_between_shards_and_begun_again_the_results_are_equal(tmp_path, s
     assert small_shards == []
 
 
+def test_kept_shards_are_of_their_precision():
+    partition = Partition.create(mesh=dict(data=1, model=1))
+    keys = {
+        PoolScorer(MATCHER, ANSWERS, partition=partition, block=7, compute=compute)._key({}, request())
+        for compute in scoring.COMPUTE
+    }
+    assert len(keys) == 2
+
+
 def test_kept_shards_are_of_their_models_and_their_request_only(tmp_path, small_shards):
     engine(1, 7)(params(), request(images=Images(cache=tmp_path)))
     moved = {**params(), "vaue": jax.tree.map(lambda x: x * 0.5, params()["vaue"])}

@@ -61,6 +61,14 @@ def test_convert_then_check(run, table, tmp_path):
     assert f"all {COUNT // 2} images of the questions are there, and 0 others" in said
 
 
+def test_names_of_classes_are_kept_with_what_regions_show(run, table, tmp_path):
+    names = tmp_path / "objects_vocab.txt"
+    names.write_text("".join(f"thing {i}\n" for i in range(7)))
+    run("convert", table, "--out", tmp_path / "s", *SMALL, "--classes", names)
+    store = RegionStore(tmp_path / "s")
+    assert store.classes == tuple(f"thing {i}" for i in range(7)) and len(store.shown(5)) == 4
+
+
 def test_check_lists_images_that_questions_need(run, table, tmp_path):
     run("convert", table, "--out", tmp_path / "s", *SMALL)
     (tmp_path / "ids.txt").write_text(f"0\n{COUNT}\n{COUNT + 7}\n")

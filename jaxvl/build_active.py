@@ -55,6 +55,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         )
     if active.oracle.name not in ORACLES:
         raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
+    check_gold(active.oracle)
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
     if hasattr(
@@ -96,9 +97,25 @@ def options(active: ConfigDict) -> Options:
     oracle = active.oracle
     return Options(
         asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
-        min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest,
+        min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
+
+
+def check_gold(oracle: ConfigDict) -> None:
+    """Raise ConfigError where known images cannot tell how good annotators are."""
+    where = "config.active.oracle.gold"
+    if not 0 <= oracle.gold <= 1:
+        raise ConfigError(f"{where}={oracle.gold}: a share of the batch, between 0 and 1")
+    if oracle.gold and oracle.name != "people":
+        raise ConfigError(
+            f"{where}={oracle.gold}: only people are tested by it; add variant=people, or set it to 0"
+        )
+    if oracle.gold and not oracle.suggest:
+        raise ConfigError(
+            f"{where}={oracle.gold}: answers can be judged on known questions only, and with suggest=False no questions "
+            "are shown; set config.active.oracle.suggest=True, or gold=0"
+        )
 
 
 def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:

@@ -114,6 +114,22 @@ def status(args: argparse.Namespace) -> None:
         last = f"{scores[-1]:.2f}" if scores else "-"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows)
+    for run in found(args.run):
+        labels_of(run)
+
+
+def labels_of(run: Any) -> None:
+    """Print how good the labels are that people made; nothing if they made none."""
+    from jaxvl.active import people
+    from jaxvl.active.report import labelling
+    from jaxvl.display import table
+
+    got = people.quality_so_far(run)
+    if got is not None:
+        title = f"Labels that people made: {run.method}, repeat {run.repeat}"
+        table(title, labelling.HEAD, labelling.annotator_rows(got))
+        for line in labelling.remarks(got):
+            print(line)
 
 
 def min_fraction(run: Any) -> float:
@@ -128,7 +144,7 @@ def export(args: argparse.Namespace) -> None:
     """Write the batch that waits for labels as files for people."""
     from jaxvl import build_active
     from jaxvl import config as cfg
-    from jaxvl.active.human import export_batch
+    from jaxvl.active import people
 
     for run in found(args.run):
         round, phase = run.position()
@@ -139,11 +155,9 @@ def export(args: argparse.Namespace) -> None:
         config = cfg.load(run.path.parents[1] / "config.json")
         to = args.to or run.folder(round) / "batch"
         suggest = config.active.oracle.suggest if args.suggest is None else args.suggest
-        export_batch(
-            run.selection(round), run=f"{run.method}/r{run.repeat}", round=round,
-            images=build_active.picture(config), suggest=suggest, folder=to,
-        )  # fmt: skip
-        print(f"{len(run.selection(round))} images: {to}")
+        gold, pictures = people.gold_of(run, round), build_active.picture(config)
+        people.write_batch(run, round, gold, images=pictures, suggest=suggest, folder=to)
+        print(f"{len(run.selection(round)) + len(gold)} images: {to}")
 
 
 def import_labels(args: argparse.Namespace) -> None:
@@ -158,6 +172,7 @@ def import_labels(args: argparse.Namespace) -> None:
             print(f"left out: {problem}", file=sys.stderr)
         state = people.state(run, round)
     print(f"{len(got.records)} questions taken; {len(state.ids)} images of round {round} have labels now")
+    labels_of(run)
     left = people.missing(run, round)
     if left:
         print(f"still without labels: {', '.join(map(str, left[:10]))}{' ...' if len(left) > 10 else ''}")

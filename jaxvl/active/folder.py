@@ -3,7 +3,7 @@
     run.json                 method, repeat, seed, pool, initial set, what must agree between runs that are compared
     events.jsonl  lock       what happened: see `ledger`
     initial/  round_000/ ... labels.jsonl (questions and answers that came in), selection.jsonl, scores.npz,
-                             metrics.json, batch/ (for people)
+                             metrics.json; with people: batch/, received/, answers.json, quality.json
 
 The labelled images are derived from the COMMITTED events and stored nowhere else.
 """
@@ -20,13 +20,10 @@ import numpy as np
 from jaxvl.active.ledger import Event, Ledger
 from jaxvl.atomic import read_json, read_jsonl, sha256
 
-ABOUT, SELECTION, LABELS, SCORES, METRICS = (
-    "run.json",
-    "selection.jsonl",
-    "labels.jsonl",
-    "scores.npz",
-    "metrics.json",
-)
+ABOUT, SELECTION, LABELS, SCORES, METRICS, ANSWERS, QUALITY = (
+    "run.json", "selection.jsonl", "labels.jsonl", "scores.npz", "metrics.json", "answers.json",
+    "quality.json",
+)  # fmt: skip
 PHASES = ("TRAINED", "EVALUATED", "FITTED", "SCORED", "SELECTED", "EXPORTED", "IMPORTED", "COMMITTED")
 INITIAL = -1  # the round that draws the initial images: it starts at SELECTED
 FINISHED = "FINISHED"

@@ -22,10 +22,12 @@ from jaxvl.active import balance, evaluation, matching, people
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
 from jaxvl.active.folder import (
     ABOUT,
+    ANSWERS,
     FINISHED,
     INITIAL,
     LABELS,
     METRICS,
+    QUALITY,
     SCORES,
     SELECTION,
     RunError,
@@ -223,9 +225,10 @@ class Run:
     def _exported(self, round: int) -> dict[str, Any]:
         if self.world.simulated:
             return {}
-        where = people.export(self.folder, round, self.world)
-        self._tell(round, f"a batch for people is in {where}")
-        return {"batch": str(where.relative_to(self.folder.path))}
+        where, gold = people.export(self.folder, round, self.world)
+        mixed = f", {len(gold)} images with known labels among it" if gold else ""
+        self._tell(round, f"a batch for people is in {where}{mixed}")
+        return {"batch": str(where.relative_to(self.folder.path)), "gold": gold, "files": (ANSWERS,)}
 
     def _imported(self, round: int) -> dict[str, Any]:
         path = self.folder.folder(round)
@@ -237,9 +240,10 @@ class Run:
             taken = people.Taken([plain_record(r) for r in records], ids, [])
         else:
             taken = people.taken(self.folder, round)
+            write_json(path / QUALITY, people.quality(self.folder, round, taken.records))
         write_jsonl(path / LABELS, taken.records)
         return {
-            "files": (LABELS,),
+            "files": (LABELS,) if self.world.simulated else (LABELS, QUALITY),
             "ids": [int(i) for i in taken.ids],
             "excluded": [int(i) for i in taken.excluded],
         }

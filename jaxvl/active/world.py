@@ -34,6 +34,7 @@ class Options:
       min_fraction: people's batches count as complete from this share of images on.
       reserve: images exported beyond the batch, as a share of it.
       suggest: whether people are shown questions.
+      gold: labelled images mixed into a batch of people, as a share of it.
     """
 
     asked: int = 8
@@ -43,6 +44,7 @@ class Options:
     min_fraction: float = 0.9
     reserve: float = 0.1
     suggest: bool = True
+    gold: float = 0.0
     cost: Cost = field(default_factory=Cost)
     stop: Stop = field(default_factory=Stop)
 

@@ -105,3 +105,32 @@ def test_labels_for_a_round_that_is_over_are_refused(tmp_path):
     run, _ = start(tmp_path)
     with run.ledger.open() as ledger, pytest.raises(RunError, match="no batch is waiting"):
         people.receive(run, ledger, INITIAL, tmp_path / "labels.jsonl")
+
+
+def test_gold_images_come_back_as_a_judgement_of_annotators_and_never_as_labels(tmp_path):
+    run, _ = start(tmp_path, gold=0.5)
+    assert people.gold_of(run, INITIAL) == []  # nothing is known yet
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path, gold=0.5)
+    gold, chosen = people.gold_of(run, 0), batch(run)
+    assert len(gold) == 4 and set(gold) <= set(run.labelled())
+    exported = [json.loads(x) for x in (run.folder(0) / "batch" / "batch.jsonl").read_text().splitlines()]
+    assert {len(e["suggested"]) for e in exported} == {2}  # all have questions: they look alike
+    known = {q["question"] for e in exported if e["image_id"] == gold[0] for q in e["suggested"]}
+    assert known == {r["question"] for r in run.records() if r["image_id"] == gold[0]}
+    (tmp_path / "bea.jsonl").write_text("\n".join([*lines(chosen), *lines(gold)]))
+    with run.ledger.open() as ledger:
+        people.receive(run, ledger, 0, tmp_path / "bea.jsonl")
+    assert people.state(run, 0).ids == chosen
+    judged = people.quality_so_far(run)["annotators"]["bea"]
+    assert judged["gold"] == 8 and judged["accuracy"] == 1.0
+    run, _ = start(tmp_path, gold=0.5)
+    assert len(run.labelled()) == 6 + len(chosen) and run.problems() == []
+
+
+def test_a_batch_with_gold_images_needs_questions(tmp_path):
+    run, _ = start(tmp_path, gold=0.5)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path, gold=0.5)
+    with pytest.raises(RunError, match="--no-suggest"):
+        people.write_batch(run, 0, [batch(run)[0]], images=None, suggest=False, folder=tmp_path / "b")

@@ -115,7 +115,7 @@ def test_people_export_import_commit(tmp_path):
         locked = al("commit", path)
         assert locked.code == 3 and "works on this run" in locked.err
     ids = [row["image_id"] for row in RunFolder(path).selection(-1)]
-    qas = [{"question": "what is it?", "answers": [{"answer": "a star"}]}]
+    qas = [{"question": "what is it?", "answers": [{"answer": "a zeppelin"}]}]
     lines = [json.dumps({"schema": "ccrl.labels/1", "image_id": i, "status": "ok", "qas": qas}) for i in ids]
     bad = tmp_path / "bad.jsonl"
     bad.write_text("\n".join([*lines, "{broken"]))
@@ -126,6 +126,10 @@ def test_people_export_import_commit(tmp_path):
     good.write_text("\n".join(lines))
     taken = al("import", path, good)
     assert taken.code == 0 and "6 images" in taken.out, taken.err
+    status = al("status", path).out
+    assert (
+        "good" in status and "6 questions have an answer that the model cannot give: zeppelin (6)" in status
+    )
     assert al("commit", path).code == 0
     assert len(RunFolder(path).labelled()) == 6
 

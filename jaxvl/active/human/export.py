@@ -28,6 +28,7 @@ BATCH, TABLE, IMAGES, TASKS, INTERFACE, GALLERY = (
 )  # fmt: skip
 QUESTIONS = 5  # that people are asked to write for an image
 SUGGESTED = ("pattern_id", "question", "type", "match", "uncertainty", "answer", "p_max", "rate")
+ASKED = ("pattern_id", "question", "type")  # of which people may know where gold images are mixed in
 
 
 class Batch(NamedTuple):
@@ -57,6 +58,7 @@ def export_batch(
     questions: int = QUESTIONS,
     url: str | None = None,
     gold: Sequence[int] = (),
+    known: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Write a batch for people.
@@ -69,6 +71,8 @@ def export_batch(
       questions: how many to ask for an image.
       url: where pictures are served, e.g. "https://host/%012d.jpg" with a place for the image id; default: as files.
       gold: images with known labels to mix in at random places; annotators then see no scores.
+      known: image -> questions, `{"question", "type"}`, to suggest where the selection has none: of gold images those
+        with known answers.
       rng: places the gold images.
 
     Raises:
@@ -81,7 +85,9 @@ def export_batch(
     entries: list[dict[str, Any]] = []
     for row in _with_gold(rows, gold, rng):
         image_id = int(row["image_id"])
-        entry = _entry(row, run=run, round=round, suggest=suggest, questions=questions, rank=len(entries) + 1)
+        asked = row.get("contributors") or (known or {}).get(image_id) or []
+        entry = _entry(row, asked, run=run, round=round, suggest=suggest, questions=questions)
+        entry["rank"] = len(entries) + 1
         entry["url"] = url % image_id if url else None
         picture = images(image_id) if images is not None else None
         if picture is not None:
@@ -132,12 +138,17 @@ def _with_gold(
 
 
 def _entry(
-    row: Mapping[str, Any], *, run: str, round: int, suggest: bool, questions: int, rank: int
+    row: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]],
+    *,
+    run: str,
+    round: int,
+    suggest: bool,
+    questions: int,
 ) -> dict[str, Any]:
-    found = row.get("contributors") or []
     suggested = [{k: c.get(k) for k in SUGGESTED} for c in found[:questions]] if suggest else []
     entry = {
-        "schema": SCHEMA, "run": run, "round": round, "rank": rank, "image_id": int(row["image_id"]), "file_name": None,
+        "schema": SCHEMA, "run": run, "round": round, "rank": 0, "image_id": int(row["image_id"]), "file_name": None,
         "url": None, "width": None, "height": None, "score": row.get("score"), "n_match": row.get("n_match"),
         "suggested": suggested, "n_questions": questions,
     }  # fmt: skip
@@ -152,7 +163,7 @@ def _write(
     suggest: bool,
     uncertainty: Mapping[int, float] | None,
 ) -> None:
-    shown = entries if uncertainty is not None else [{**e, "score": None, "n_match": None} for e in entries]
+    shown = entries if uncertainty is not None else [_blind(e) for e in entries]
     write_jsonl(folder / BATCH, shown)
     write_file(folder / TABLE, lambda p: p.write_text(_csv(shown, questions), encoding="utf-8"))
     coco = [
@@ -169,6 +180,12 @@ def _write(
     write_json(folder / TASKS, labelstudio.tasks(shown, questions=questions, uncertainty=uncertainty))
     text = labelstudio.config(questions=questions, suggest=suggest)
     write_file(folder / INTERFACE, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _blind(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A line that does not tell a gold image from others: without scores, with bare questions."""
+    asked = [{k: s.get(k) if k in ASKED else None for k in SUGGESTED} for s in entry["suggested"]]
+    return {**entry, "score": None, "n_match": None, "suggested": asked}
 
 
 def _uncertainty(row: Mapping[str, Any]) -> float:

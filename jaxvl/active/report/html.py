@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvl.active.report import labelling
 from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
@@ -89,6 +90,7 @@ def page(content: Content) -> str:
         section("What was picked", *picked_parts(content)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
+        section("Labels that people made", *labelling.parts(content.runs)),
         section("Run time", time_table(content.runs)),
         section("Protocol", protocol(content.runs)),
     ]  # fmt: skip

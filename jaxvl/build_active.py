@@ -96,7 +96,7 @@ def options(active: ConfigDict) -> Options:
     """The protocol's choices."""
     oracle = active.oracle
     return Options(
-        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
+        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init, stands_for=active.stands_for,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
@@ -113,8 +113,8 @@ def check_gold(oracle: ConfigDict) -> None:
         )
     if oracle.gold and not oracle.suggest:
         raise ConfigError(
-            f"{where}={oracle.gold}: answers can be judged on known questions only, and with suggest=False no questions "
-            "are shown; set config.active.oracle.suggest=True, or gold=0"
+            f"{where}={oracle.gold}: only known questions can be judged, and with suggest=False none are shown; "
+            "set config.active.oracle.suggest=True, or gold=0"
         )
 
 

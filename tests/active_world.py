@@ -33,7 +33,7 @@ class FakeTrainer:
         values = np.array([int.from_bytes(s[:4], "big") / 2**32 for s in seeds])
         if name == "answer":
             return {"index": (values[:, None] * self.answers).astype(np.int32)}
-        return values
+        return values[:, None] if name == "vision" else values
 
     def _ids(self, source: Any) -> list[int]:
         return [int(i) for i in getattr(source, "ids", range(len(source)))]

@@ -37,7 +37,7 @@ from jaxvl.active.folder import (
 )
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.seeds import generator, seed_of
-from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows
+from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows, standing
 from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import TASK, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
@@ -197,6 +197,10 @@ class Run:
         path = self.folder.folder(round) / SCORES
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
+        seconds = round_time(time.monotonic() - started)
+        if self.world.options.stands_for:
+            name = self.strategy.vectors
+            arrays["stands_for"] = standing(self.predict, name, pool, np.asarray(found.rows)[:wanted])
         write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
         shutil.rmtree(self.folder.folder(round) / SHARDS, ignore_errors=True)
         summary = score_summary(found)
@@ -205,7 +209,6 @@ class Run:
                 round,
                 f"the score is nearly a count of matches (rank correlation {summary['spearman_n_match']:.2f})",
             )
-        seconds = round_time(time.monotonic() - started)
         return {"files": (SCORES,), "strategy_seconds": seconds, "wanted": wanted, "score": summary}
 
     def _selected(self, round: int) -> dict[str, Any]:

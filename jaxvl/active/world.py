@@ -31,6 +31,8 @@ class Options:
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
       shared_init: whether all repeats start from the images of the first.
+      stands_for: whether it is counted how many unselected images each selected one stands for: one more pass over the
+        pool in every round.
       min_fraction: people's batches count as complete from this share of images on.
       reserve: images exported beyond the batch, as a share of it.
       suggest: whether people are shown questions.
@@ -41,6 +43,7 @@ class Options:
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)
     shared_init: bool = False
+    stands_for: bool = True
     min_fraction: float = 0.9
     reserve: float = 0.1
     suggest: bool = True

@@ -30,7 +30,8 @@ class QuestionMatchTask:
 
     Batches: `regions`, `region_mask`, `text`, `text_mask`, `image_id`, `question_key`, `keys_of_image`, optionally
       `mask`.
-    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows.
+    Predictors: "match" `[B]`, the critic of the pair itself; "encoded" `{a, b, z, w}`, for pairs across rows; "image"
+      `v [B,D]` f32, of batches with or without text.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class QuestionMatchTask:
         self.predictors: dict[str, Predictor] = {
             "match": lambda p, batch, rng: self._encode(p, batch)["match"],
             "encoded": lambda p, batch, rng: {k: v for k, v in self._encode(p, batch).items() if k in "abzw"},
+            "image": self._image,
         }
 
     def init(self, rng: Key, batch: Batch) -> PyTree:
@@ -87,6 +89,10 @@ class QuestionMatchTask:
         one = jnp.ones(())
         found = {"loss": loss, "mi": l_mi, "cl": l_cl, "information": mi.jsd_estimate(l_mi)}
         return loss, ({}, {name: (value, one) for name, value in found.items()})
+
+    def _image(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        regions = (batch["regions"], batch["region_mask"])
+        return call(self.model, params, "encode_image", *regions).astype(jnp.float32)
 
     def _encode(
         self, params: PyTree, batch: Batch, *, rng: Key | None = None, train: bool = False

@@ -43,6 +43,21 @@ def test_the_budget_is_reached_and_every_image_labelled_once(whole):
     assert one.problems() == []
 
 
+def test_every_selected_image_says_how_many_it_stands_for(whole):
+    one = RunFolder(whole / "entropy" / "r0")
+    rows = one.selection(1)
+    assert (
+        sum(r["stands_for"] for r in rows) == 50 - len(one.labelled(2))
+        and one.selection(INITIAL)[0]["score"] is None
+    )
+    assert "stands_for" not in one.selection(INITIAL)[0]
+
+
+def test_what_images_stand_for_is_not_counted_if_it_is_not_wanted(tmp_path):
+    run(tmp_path, shared=world(tmp_path, stands_for=False), rounds=1)
+    assert "stands_for" not in RunFolder(tmp_path / "entropy" / "r0").selection(0)[0]
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_stopped_after_any_phase_and_resumed_the_same_images_are_selected(tmp_path, whole, phase):
     while (outcome := run(tmp_path, until=phase)).state != "finished":

@@ -154,13 +154,27 @@ def reasons(content: Content) -> str:
     for method in content.curves:
         run = min((r for r in content.runs if r.method == method and r.rounds), key=lambda r: r.repeat)
         for number in reversed([int(m["round"]) for m in run.rounds]):
-            rows = [row for row in run.selection(number) if row.get("contributors")][:TOP]
+            chosen = [row for row in run.selection(number) if not row.get("reserve")]
+            rows = [r for r in chosen if r.get("contributors") or r.get("stands_for") is not None][:TOP]
             if rows:
                 title = html.escape(f"{method}, repeat {run.repeat}, round {number}")
                 cards = "\n".join(_pick(row, content.images) for row in rows)
-                out.append(f'<h3>{title}</h3>\n<div class="picks">{cards}</div>')
+                out.append(f'<h3>{title}</h3>\n{standing(chosen)}<div class="picks">{cards}</div>')
                 break
     return "\n".join(out)
+
+
+def standing(rows: Sequence[Any]) -> str:
+    """How many unselected images the picks of a round stand for."""
+    counts = [r["stands_for"] for r in rows if r.get("stands_for") is not None]
+    if not counts:
+        return ""
+    q = np.quantile(counts, (0.25, 0.5, 0.75))
+    return note(
+        f"An unselected image is stood for by the picked one that is nearest to it. The {len(counts)} picks stand for "
+        f"{sum(counts):,} images: half of them for {q[0]:.0f} to {q[2]:.0f} each (median {q[1]:.0f}), at most "
+        f"{max(counts):,}, {sum(c == 0 for c in counts)} for none."
+    )
 
 
 def _pick(row: Any, images: Pictures | None) -> str:

@@ -41,6 +41,11 @@ class Strategy:
         """Stages of the config to train first."""
         return ()
 
+    @property
+    def vectors(self) -> str:
+        """The predictor whose vectors of images say which images are alike; by default mean region features."""
+        return "task/vision"
+
     def data(
         self, stage: str, predict: Predict, pool: Any, labelled: Any, rng: np.random.Generator
     ) -> Source:

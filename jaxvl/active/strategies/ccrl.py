@@ -49,6 +49,11 @@ class CCRL(Strategy):
         counts_only = self.uncertainty == "one" and self.rate == "none" and self.match != "similarity"
         return (*(() if self.match == "all" else (self.stage,)), *(() if counts_only else ("vaue",)))
 
+    @property
+    def vectors(self) -> str:
+        """The matcher's vectors of images; without a matcher, mean region features."""
+        return super().vectors if self.match == "all" else f"{self.stage}/image"
+
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:

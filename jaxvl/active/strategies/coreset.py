@@ -33,11 +33,16 @@ class Coreset(Strategy):
         if self.feature not in FEATURES:
             raise ValueError(f"coreset.feature={self.feature!r}: expected one of {', '.join(FEATURES)}")
 
+    @property
+    def vectors(self) -> str:
+        """The vectors in whose space the centres are."""
+        return f"task/{FEATURES[self.feature]}"
+
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:
         """The images in the order in which they are chosen; the note `distance` is what each image had at the start."""
-        name = f"task/{FEATURES[self.feature]}"
+        name = self.vectors
         x, y = (
             finite(np.asarray(predict(name, s), np.float32), name=name, ids=s.ids) for s in (pool, labelled)
         )

@@ -55,7 +55,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         )
     if active.oracle.name not in ORACLES:
         raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
-    check_gold(active.oracle)
+    check_people(active)
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
     if hasattr(
@@ -96,14 +96,20 @@ def options(active: ConfigDict) -> Options:
     """The protocol's choices."""
     oracle = active.oracle
     return Options(
-        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init, stands_for=active.stands_for,
+        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
+        stands_for=active.stands_for,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
 
 
-def check_gold(oracle: ConfigDict) -> None:
-    """Raise ConfigError where known images cannot tell how good annotators are."""
+def check_people(active: ConfigDict) -> None:
+    """Raise ConfigError for what only people can be asked, or only annotations can answer."""
+    oracle = active.oracle
+    if active.full and oracle.name == "people":
+        raise ConfigError(
+            "config.active.full: nobody has labelled the whole pool; leave it out (False) where people label"
+        )
     where = "config.active.oracle.gold"
     if not 0 <= oracle.gold <= 1:
         raise ConfigError(f"{where}={oracle.gold}: a share of the batch, between 0 and 1")

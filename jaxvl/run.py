@@ -43,7 +43,10 @@ FREE_KEYS = (
     "active.only",
     "active.stop",
     "active.cost",
+    "active.full",
+    "active.stands_for",
     "active.oracle.suggest",
+    "active.oracle.gold",
     "active.scoring",
 )
 RESULT = "result.json"

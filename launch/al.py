@@ -8,6 +8,7 @@
     python launch/al.py verify   runs/ccrl                          checksums of all files, no image labelled twice
     python launch/al.py report   runs/ccrl [--to FOLDER]            curves, tables and a page over the runs
     python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
+    python launch/al.py full     runs/ccrl                          train on the whole pool: shares, dataset map
     python launch/al.py score    runs/ccrl/ccrl/r0 --images ids.txt what the newest models would score these images
     python launch/al.py eval     --pred answers.json --ann annotations.json   official VQA accuracy of a result file
 
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("commit", commit)
     add("rollback", rollback).add_argument("--to", type=int, required=True, metavar="ROUND")
     add("verify", verify)
+    add("full", train_full)
     add("report", report).add_argument("--to", type=Path, help="default: <workdir>/report")
     compared = add("compare", compare, run=None)
     compared.add_argument("runs", type=Path, nargs="+")
@@ -212,6 +214,21 @@ def verify(args: argparse.Namespace) -> int:
         for problem in problems:
             print(f"- {problem}")
     return 2 if bad else 0
+
+
+def train_full(args: argparse.Namespace) -> None:
+    """Train the task model of each repeat on the whole pool, once: what accuracies are a share of."""
+    from jaxvl import build_active
+    from jaxvl import config as cfg
+    from jaxvl.active import full
+    from jaxvl.train import Sigterm
+
+    runs = found(args.run)
+    root = runs[0].path.parents[1]
+    with Sigterm() as sigterm:
+        world = build_active.world(cfg.load(root / "config.json"), root, methods=(), sigterm=sigterm)
+        for repeat in sorted({run.repeat for run in runs}):
+            full.train(world, root, repeat)
 
 
 def report(args: argparse.Namespace) -> None:

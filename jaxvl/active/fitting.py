@@ -6,6 +6,7 @@ models/task-3f2a9c.../   metrics.jsonl, curves, params.safetensors, result.json 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -35,6 +36,7 @@ from jaxvl.types import Predict, PyTree, Source
 
 PARAMS, RESULT = "params.safetensors", "result.json"
 LEAST = 4  # rows of the smallest batch
+EachEpoch = Callable[[Path, int, Predict], Mapping[str, float]]
 SCHEMA = 1  # of what a model is a function of; another number trains anew
 
 
@@ -117,7 +119,16 @@ class Fitter:
     def __init__(self, folder: Path, stages: Mapping[str, Stage], *, sigterm: Sigterm | None = None):
         self.folder, self.stages, self.sigterm = folder, dict(stages), sigterm
 
-    def fit(self, name: str, source: Source, *, seed: int, data: Any, title: str = "") -> Fitted:
+    def fit(
+        self,
+        name: str,
+        source: Source,
+        *,
+        seed: int,
+        data: Any,
+        title: str = "",
+        each_epoch: EachEpoch | None = None,
+    ) -> Fitted:
         """Train a stage on a source, or load what it was trained to before.
 
         Args:
@@ -127,6 +138,9 @@ class Fitter:
           data: JSON that says what the source depends on: labelled ids, files, models. With the stage's section and
             the seed it is the key under which the model is kept.
           title: for the display.
+          each_epoch: is given the model's folder, the number of an epoch that has ended, from 1, and `predict` of the
+            present parameters; what it returns is logged, but for the last. It is called again for epochs that are
+            repeated after a kill, and not at all if the model is there already.
         """
         stage = self.stages[name]
         key = self.key(name, seed=seed, data=data)
@@ -136,7 +150,7 @@ class Fitter:
                 return Fitted(self._load(stage, folder, source), key, True, read_json(folder / RESULT))
             stage.trainer.reseed(seed)
             started = time.monotonic()
-            params, more = self._train(stage, source, folder, seed, title or name)
+            params, more = self._train(stage, source, folder, seed, title or name, each_epoch)
             flat = {
                 "/".join(k): np.asarray(v)
                 for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
@@ -170,7 +184,13 @@ class Fitter:
         return stage.trainer.init(example(source, stage.batch(source)), load=lambda fresh: tree).params
 
     def _train(
-        self, stage: Stage, source: Source, folder: Path, seed: int, title: str
+        self,
+        stage: Stage,
+        source: Source,
+        folder: Path,
+        seed: int,
+        title: str,
+        each_epoch: EachEpoch | None,
     ) -> tuple[PyTree, dict[str, Any]]:
         trainer, plateau = stage.trainer, stage.plateau
         held: Source | None = None
@@ -191,7 +211,13 @@ class Fitter:
         if step is not None:
             state = checkpoints.restore(step, trainer.abstract)
         log = Log(folder, append_from_step=step)
-        watch = None if plateau is None or held is None else Watch(stage, plateau, held, each, seed)
+        watch: Watch | Epochs | None = None
+        if plateau is not None and held is not None:
+            if each_epoch is not None:
+                raise ValueError(f"stage {stage.name!r} ends at a plateau: its epochs cannot be recorded")
+            watch = Watch(stage, plateau, held, each, seed)
+        elif each_epoch is not None:
+            watch = Epochs(stage.trainer, each, folder, each_epoch)
         try:
             with Progress(title, total=steps, start=int(state.step), file=_shown()) as progress:
                 state = trainer.fit(
@@ -231,6 +257,26 @@ def exported(trainer: Trainer, state: TrainState) -> PyTree:
     shardings = jax.tree.map(lambda x: x.sharding, state.params)
     with trainer.partition.context():
         return jax.jit(export, out_shardings=shardings)(state.params, state.extra)
+
+
+class Epochs:
+    """Has every epoch of a fit recorded."""
+
+    def __init__(self, trainer: Trainer, every: int, folder: Path, each_epoch: EachEpoch):
+        self.trainer, self.every, self.folder, self.each_epoch = trainer, every, folder, each_epoch
+
+    def run(self, state: TrainState) -> Mapping[str, float]:
+        """Record the epoch that has ended; what is logged of it."""
+        number = int(state.step) // self.every
+        return self.each_epoch(self.folder, number, functools.partial(self.trainer.predict, state.params))
+
+    def stop(self) -> bool:
+        """Never."""
+        return False
+
+    def finish(self, state: TrainState, steps: int) -> None:
+        """Record the last epoch."""
+        self.run(state)
 
 
 class Best(NamedTuple):

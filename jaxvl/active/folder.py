@@ -27,6 +27,7 @@ ABOUT, SELECTION, LABELS, SCORES, METRICS, ANSWERS, QUALITY = (
 PHASES = ("TRAINED", "EVALUATED", "FITTED", "SCORED", "SELECTED", "EXPORTED", "IMPORTED", "COMMITTED")
 INITIAL = -1  # the round that draws the initial images: it starts at SELECTED
 FINISHED = "FINISHED"
+FULL, RESULT = "full", "result.json"  # beside the methods of a workdir: models of the whole pool, by repeat
 
 
 class RunError(ValueError):
@@ -56,6 +57,12 @@ class RunFolder:
     def repeat(self) -> int:
         """Which of the repeats, from 0."""
         return int(self.about["repeat"])
+
+    @property
+    def full(self) -> Path | None:
+        """The folder of what a model of the whole pool reached in this repeat; None if there is none (`al.py full`)."""
+        path = self.path.parents[1] / FULL / f"r{self.repeat}"
+        return path if (path / RESULT).exists() else None
 
     @property
     def protocol(self) -> dict[str, Any]:

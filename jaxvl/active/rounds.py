@@ -414,12 +414,12 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
     Raises:
       RunError: it belongs to another pool, seed, method or protocol.
     """
-    protocol = {
-        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
-        "proposer": f"bank_random/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
-    }  # fmt: skip
-    about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
+    about = {
+        "schema": "jaxvl.run/1",
+        "method": method,
+        "repeat": repeat,
+        "protocol": protocol_of(world, repeat),
+    }
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)
         differ = [k for k in about if found.get(k) != about[k]]
@@ -432,6 +432,15 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
         write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
         write_json(folder / ABOUT, about)
     return RunFolder(folder)
+
+
+def protocol_of(world: World, repeat: int) -> dict[str, Any]:
+    """What must be equal for runs to be compared."""
+    return {
+        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
+        "proposer": f"bank_random/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
+        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
+    }  # fmt: skip
 
 
 def round_time(seconds: float) -> float:

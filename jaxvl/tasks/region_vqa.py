@@ -81,6 +81,7 @@ class RegionVQATask:
             "answer": self._answer,
             "logits": lambda p, batch, rng: self._questions(p, batch).logits,
             "confidence": lambda p, batch, rng: self._p(self._questions(p, batch).logits).max(-1),
+            "truth": self._truth,
             **self._of_images(),
         }
         if self.learning is not None:
@@ -185,6 +186,12 @@ class RegionVQATask:
         """Best classes first: `index [B,n]` i32, `score [B,n]` f32, the probability of each alone."""
         score, index = jax.lax.top_k(jax.nn.sigmoid(self._questions(params, batch).logits), self.top_n)
         return {"index": index, "score": score}
+
+    def _truth(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        """`[B]` f32: the probability of the consensus answer `hard_label`; 0 where it is no class (-1)."""
+        p, label = self._p(self._questions(params, batch).logits), batch["hard_label"]
+        found = jnp.take_along_axis(p, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
+        return jnp.where(label >= 0, found, 0.0)
 
     def _of_images(self) -> dict[str, Predictor]:
         def pairs(value: Callable[[MCANOutput], Array]) -> Predictor:

@@ -137,6 +137,40 @@ def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
 
 
+def test_every_epoch_is_recorded_also_where_a_fit_was_killed(tmp_path, monkeypatch):
+    seen = []
+
+    def each_epoch(folder, number, predict):
+        seen.append((number, float(predict("error", Rows()).mean())))
+        if dies and number == 3:
+            raise KeyboardInterrupt
+        return {"error": seen[-1][1]}
+
+    dies, one = False, fitter(tmp_path / "a")
+    first = one.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    whole, seen[:] = list(seen), []
+    assert [n for n, _ in whole] == [1, 2, 3, 4] and whole[0][1] > whole[3][1]
+    assert one.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch).hit and seen == []
+    log = (tmp_path / "a" / f"task-{first.key}" / "metrics.jsonl").read_text()
+    assert log.count('"error"') == 3  # the last epoch ends the fit
+
+    dies, other = True, fitter(tmp_path / "b")
+    trainer = other.stages["task"].trainer
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: fit(*a, **{**k, "save_every_steps": 5}))
+    with pytest.raises(KeyboardInterrupt):
+        other.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    dies = False
+    other.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    assert {n: pytest.approx(v, rel=1e-5) for n, v in whole} == dict(seen)
+
+
+def test_a_fit_that_may_end_early_has_no_record_of_epochs(tmp_path):
+    plateau = Plateau(score=lambda predict, held, rng: {"score": 0.5}, key="score")
+    with pytest.raises(ValueError, match="epochs cannot be recorded"):
+        fitter(tmp_path, plateau=plateau).fit("task", Rows(), seed=0, data=0, each_epoch=lambda *a: {})
+
+
 def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
     seen = []
 

@@ -83,6 +83,21 @@ def test_status_verify_report_and_compare(ran, tmp_path):
     assert found.code == 2 and "selection.jsonl is not the file" in found.out
 
 
+def test_a_model_of_the_whole_pool_gives_shares_and_a_dataset_map(ran, tmp_path):
+    workdir = shutil.copytree(ran[0], tmp_path / "copy")
+    trained = al("full", workdir / "ccrl" / "r0")
+    assert trained.code == 0 and "40 images, 160 questions" in trained.out, trained.err
+    assert sorted(p.name for p in (workdir / "full" / "r0").iterdir()) == [
+        "evaluation.npz",
+        "map.npz",
+        "result.json",
+    ]
+    kept = launch("launch/main.py", *flags(workdir, "active.full=true"))
+    assert kept.code == 0 and "whole pool, repeat 0: kept" in kept.out, kept.err
+    text = (workdir / "report" / "report.html").read_text()
+    assert "Dataset map of what was picked" in text and "n/a: no model of the whole pool" not in text
+
+
 def test_score_says_what_any_image_would_get_and_changes_nothing(ran, tmp_path):
     workdir, _ = ran
     one = RunFolder(workdir / "ccrl" / "r0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
+from jaxvl.active.report.full import full_parts, map_parts
 from jaxvl.active.report.page import document, note, picture, section, table
 from jaxvl.active.report.pictures import Pictures, encode, thumbnail
 from jaxvl.active.report.reasons import REASONS, why
@@ -70,6 +71,7 @@ class Content(NamedTuple):
     bootstrap: Bootstrap | None
     figure: bytes
     images: Pictures | None
+    full: Mapping[int, float]
 
 
 def page(content: Content) -> str:
@@ -82,12 +84,14 @@ def page(content: Content) -> str:
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),
         section("Accuracy", accuracy_table(found)),
-        section("Areas under the curves", *area_tables(found)),
+        section("Areas under the curves", *area_tables(found, content.full)),
+        section("Share of full-data accuracy", *full_parts(found, content.full)),
         section(f"Against {REFERENCE}", *reference_tables(found)),
         section("Who beats whom", penalty_table(found)),
         section("Choice of evaluation questions", bootstrap_table(content.bootstrap)),
         section("Forecast", forecast_table(found)),
         section("What was picked", *picked_parts(content)),
+        section("Dataset map of what was picked", *map_parts(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
         section("Labels that people made", *labelling.parts(content.runs)),

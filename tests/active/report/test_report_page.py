@@ -59,7 +59,8 @@ def test_a_full_report_has_every_section(full):
     text = checked(full)
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles == [
-        "Learning curves", "Accuracy", "Areas under the curves", "Against random", "Who beats whom",
+        "Learning curves", "Accuracy", "Areas under the curves", "Share of full-data accuracy", "Against random",
+        "Who beats whom",
         "Choice of evaluation questions", "Forecast", "What was picked", "Score and number of matches",
         "Images that were picked, and why", "Run time", "Protocol",
     ]  # fmt: skip

@@ -31,7 +31,7 @@ from jaxvl.active.world import TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
-from jaxvl.data.region_source import RegionQuestions, require_regions
+from jaxvl.data.region_source import RegionQuestions, features_digest, require_regions
 from jaxvl.data.words import Words
 from jaxvl.models import MODELS
 from jaxvl.sharding import Partition
@@ -276,6 +276,11 @@ def picture(config: ConfigDict) -> Any:
     pool = build.reader(config.active.pool, "config.active.pool")
     records = [pool.annotation(i) for i in range(len(pool))]
     return pictures(pool, make(PROVIDERS, "region provider", config.active.regions), records)
+
+
+def digest_of_features(config: ConfigDict) -> Callable[[int], str | None]:
+    """image_id -> hash of the image's features, by the config's provider."""
+    return functools.partial(features_digest, make(PROVIDERS, "region provider", config.active.regions))
 
 
 def pictures(pool: Any, provider: Any, records: Sequence[Any]) -> Any:

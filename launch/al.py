@@ -158,7 +158,8 @@ def export(args: argparse.Namespace) -> None:
         to = args.to or run.folder(round) / "batch"
         suggest = config.active.oracle.suggest if args.suggest is None else args.suggest
         gold, pictures = people.gold_of(run, round), build_active.picture(config)
-        people.write_batch(run, round, gold, images=pictures, suggest=suggest, folder=to)
+        same = build_active.digest_of_features(config)
+        people.write_batch(run, round, gold, images=pictures, suggest=suggest, folder=to, digest=same)
         print(f"{len(run.selection(round)) + len(gold)} images: {to}")
 
 

@@ -6,8 +6,9 @@ round_003/received/    labels that came in, one file an import, named by the has
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from jaxvl.active.report.pictures import Pictures
 from jaxvl.active.seeds import generator
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
+from jaxvl.data.region_source import features_digest
 
 DUPLICATES = "duplicates.json"  # images of the batch that show what another one shows: they are not exported
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
@@ -42,20 +44,29 @@ def export(run: RunFolder, round: int, world: World) -> tuple[Path, list[int]]:
     """Write the batch of a round for people; its folder, and the labelled images that are mixed in to test people."""
     folder, chosen = run.folder(round) / "batch", gold(run, round, world.options.gold)
     copies = write_batch(
-        run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder
-    )
+        run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder,
+        digest=functools.partial(features_digest, world.provider),
+    )  # fmt: skip
     write_json(folder / DUPLICATES, sorted(copies))
     write_json(run.folder(round) / ANSWERS, world.answers)
     return folder, chosen
 
 
 def write_batch(
-    run: RunFolder, round: int, gold: Sequence[int], *, images: Pictures | None, suggest: bool, folder: Path
+    run: RunFolder,
+    round: int,
+    gold: Sequence[int],
+    *,
+    images: Pictures | None,
+    suggest: bool,
+    folder: Path,
+    digest: Callable[[int], str | None],
 ) -> dict[int, int]:
     """Write the files of a round's batch into a folder; the images that were left out, as `Batch.duplicates`.
 
     With gold images, all images come with questions, so that they cannot be told apart: gold images with those whose
-    answers are known, images that the strategy has no question for with some that were asked of other images.
+    answers are known, images that the strategy has no question for with some that were asked of other images. Of
+    images with the same `digest`, or the same picture, the first is exported.
 
     Raises:
       RunError: `gold` without `suggest`: its answers could not be judged.
@@ -70,7 +81,7 @@ def write_batch(
     known = _questions(run, round, gold, [r["image_id"] for r in rows], rng) if gold else {}
     made = export_batch(
         rows, run=f"{run.method}/r{run.repeat}", round=round, images=images, suggest=suggest, folder=folder,
-        gold=gold, known=known, rng=rng,
+        gold=gold, known=known, rng=rng, digests={i: digest(i) for i in [*(int(r["image_id"]) for r in rows), *gold]},
     )  # fmt: skip
     return made.duplicates
 

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     Attributes:
       images: lines of the batch, the reserve and gold images included.
       reserve: how many of them are the reserve.
-      duplicates: image that was left out -> the image of the batch whose picture is the same.
+      duplicates: image that was left out -> the image of the batch whose picture or features are the same.
       without_picture: images of which there is no picture.
     """
 
@@ -59,6 +59,7 @@ def export_batch(
     url: str | None = None,
     gold: Sequence[int] = (),
     known: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+    digests: Mapping[int, str | None] | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Write a batch for people.
@@ -73,6 +74,7 @@ def export_batch(
       gold: images with known labels to mix in at random places; annotators then see no scores.
       known: image -> questions, `{"question", "type"}`, to suggest where the selection has none: of gold images those
         with known answers.
+      digests: image -> a hash of its features; of images with equal ones, the first is exported. None = unlike others.
       rng: places the gold images.
 
     Raises:
@@ -90,12 +92,12 @@ def export_batch(
         entry["rank"] = len(entries) + 1
         entry["url"] = url % image_id if url else None
         picture = images(image_id) if images is not None else None
-        if picture is not None:
-            encoded = encode(picture, image_id)
-            first = seen.setdefault(encoded.digest, image_id)
-            if first != image_id:
-                duplicates[image_id] = first
-                continue
+        encoded = None if picture is None else encode(picture, image_id)
+        first = _first(seen, image_id, (digests or {}).get(image_id), encoded)
+        if first is not None:
+            duplicates[image_id] = first
+            continue
+        if encoded is not None:
             entry.update(_stored(encoded, image_id, folder))
             thumbnails[image_id] = thumbnail(encoded.data)
         entries.append(entry)
@@ -106,6 +108,16 @@ def export_batch(
     write_file(folder / GALLERY, lambda path: path.write_text(page, encoding="utf-8"))
     without = [e["image_id"] for e in entries if e["image_id"] not in thumbnails]
     return Batch(len(entries), sum(bool(e.get("reserve")) for e in entries), duplicates, without)
+
+
+def _first(seen: dict[str, int], image_id: int, features: str | None, encoded: Encoded | None) -> int | None:
+    """The earlier image with the same features or the same picture; None if there is none, and this one is noted."""
+    marks = [f"features {features}"] if features is not None else []
+    marks += [f"picture {encoded.digest}"] if encoded is not None else []
+    first = next((seen[m] for m in marks if m in seen), None)
+    for mark in marks:
+        seen.setdefault(mark, image_id if first is None else first)
+    return first
 
 
 def _check(ids: Sequence[int], gold: Sequence[int]) -> None:

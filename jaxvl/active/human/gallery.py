@@ -51,7 +51,11 @@ def page(
     facts = [f"{len(entries) - gold - reserve} images to label"]
     facts += [f"{reserve} in reserve, should others be unusable"] if reserve else []
     facts += [f"{gold} with known labels, to judge annotators by"] if gold else []
-    facts += [f"{len(duplicates)} left out, whose picture is in the batch already"] if duplicates else []
+    facts += (
+        [f"{len(duplicates)} left out, whose picture or features are in the batch already"]
+        if duplicates
+        else []
+    )
     cards = "\n".join(_card(e, reasons.get(e["image_id"]), thumbnails.get(e["image_id"])) for e in entries)
     has_reasons = any(r.get("contributors") for r in reasons.values())
     legend = f'<p class="note">{LEGEND}</p>' if has_reasons else ""

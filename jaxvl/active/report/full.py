@@ -175,8 +175,8 @@ def map_figure(found: DatasetMap, shares: Mapping[str, Share], *, repeat: int) -
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     widest = max(float(found.variability.max()), 1e-3)
     drawn = left.hexbin(
-        found.variability, found.confidence, gridsize=36, extent=(0, widest, 0, 1), norm=LogNorm(), cmap="Greys",
-        mincnt=1, linewidths=0.2,
+        found.variability, found.confidence, gridsize=36, extent=(0, widest, 0, 1), norm=LogNorm(vmin=0.4),
+        cmap="Greys", mincnt=1, linewidths=0.2,
     )  # fmt: skip
     figure.colorbar(drawn, ax=left, label="questions", pad=0.02)
     left.axvline(found.limit, color=COLOURS["ambiguous"], lw=1.6)
@@ -184,6 +184,7 @@ def map_figure(found: DatasetMap, shares: Mapping[str, Share], *, repeat: int) -
     for name, x, y in (("easy", 0.02, 0.97), ("hard", 0.02, 0.03), ("ambiguous", 0.98, 0.97)):
         left.text(
             x, y, name, color=COLOURS[name], fontweight="bold", transform=left.transAxes,
+            bbox=dict(facecolor="white", alpha=0.8, lw=0, pad=1.5),
             ha="right" if x > 0.5 else "left", va="top" if y > 0.5 else "bottom",
         )  # fmt: skip
     dress(left, f"Questions of the pool, repeat {repeat}", "variability")

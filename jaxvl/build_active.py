@@ -27,7 +27,7 @@ from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import ENGINE
-from jaxvl.active.world import TASK, Options, World
+from jaxvl.active.world import TASK, Options, World, digest
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
@@ -305,11 +305,6 @@ def data_key(
         "regions": str(provider.digest),
         "asked": str(config.active.asked),
     }
-
-
-def digest(lines: Sequence[str]) -> str:
-    """A hash of a list of strings."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _digest(records: Sequence[Mapping[str, Any]]) -> str:

@@ -68,7 +68,7 @@ class FakeFitter:
                 each_epoch(path.parent, number, predict)
         return Fitted(key, key, hit, {"seconds": 0.0, "steps": 1})
 
-    def load(self, name: str, key: str, source: Any) -> str:
+    def load(self, name: str, key: str) -> str:
         if not (self.folder / f"{name}-{key}" / "result.json").exists():
             raise FileNotFoundError(key)
         return key

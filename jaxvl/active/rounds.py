@@ -349,16 +349,7 @@ class Run:
         event = self.folder.events(round)
         known = event["TRAINED"].data["model"] if stage == TASK else event["FITTED"].data["models"][stage]
         if self.keys.get(stage) != known["key"]:
-            source: Source = self.labelled(round).questions
-            if stage != TASK:
-                source = self.strategy.data(
-                    stage,
-                    self.predict,
-                    self.pool(round),
-                    self.labelled(round),
-                    self._rng(round, stage, "data"),
-                )
-            self.params[stage] = self.world.fitter.load(stage, known["key"], source)
+            self.params[stage] = self.world.fitter.load(stage, known["key"])
             self.keys[stage] = known["key"]
 
     def _load_all(self, round: int) -> None:

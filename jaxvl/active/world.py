@@ -91,7 +91,7 @@ class World:
     @property
     def answers_key(self) -> str:
         """A hash of the candidate answers."""
-        return hashlib.sha256("\n".join(self.answers).encode()).hexdigest()[:16]
+        return digest(self.answers)
 
     def labelled(
         self, ids: np.ndarray, records: Sequence[Record], bank: Callable[[Sequence[Record]], Bank]
@@ -116,3 +116,8 @@ class World:
             shares=labelled.shares,
             cache=cache,
         )
+
+
+def digest(lines: Sequence[str]) -> str:
+    """A hash of a list of strings."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

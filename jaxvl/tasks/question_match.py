@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxvl.objectives import mutual_information as mi
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import one_of
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 NEGATIVES = ("all", "derangement")
 
 
-class QuestionMatchTask:
+class QuestionMatchTask(Stateless):
     """`mi_weight` times the JSD loss of the critic + `cl_weight` times the contrastive loss.
 
     Args:
@@ -59,18 +60,6 @@ class QuestionMatchTask:
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""
         return self.model.init(rng, *_inputs(batch))["params"]
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def loss(
         self, params: PyTree, extra: PyTree, batch: Batch, rng: Key

@@ -24,6 +24,7 @@ from jaxvl.tasks.asked import Asked, asked_of, kinds_of, mean_over
 from jaxvl.tasks.loss_learning import LossLearning
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import one_of, options
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ PROBABILITIES = ("softmax", "sigmoid_norm", "bernoulli")
 LOSS_NET = "loss_net"  # the loss network's parameters, beside the model's
 
 
-class RegionVQATask:
+class RegionVQATask(Stateless):
     """Cross entropy of independent answers with soft scores, summed over answers and rows.
 
     Args:
@@ -103,10 +104,6 @@ class RegionVQATask:
     def start(self, params: PyTree, rng: Key) -> PyTree:
         """With a loss network the state of `loss_learning.started`, else nothing."""
         return {} if self.learning is None else loss_learning.started()
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
         """`extra` with the update counted."""

@@ -137,3 +137,22 @@ def test_a_strategy_that_cheats_on_the_budget_is_stopped(tmp_path):
     shared.strategies = {"greedy": Greedy()}
     with pytest.raises(ValueError, match="greedy.*1 distinct"):
         run(tmp_path, method="greedy", shared=shared)
+
+
+def test_a_resumed_round_does_not_make_the_rows_of_its_samplers_again(tmp_path):
+    from jaxvl.active.strategies.classics import Entropy
+
+    made = []
+
+    class Sampled(Entropy):
+        needs = ("task",)
+
+        def data(self, stage, predict, pool, labelled, rng):
+            made.append(stage)
+            return labelled.questions
+
+    for until in ("FITTED", "SELECTED"):
+        shared = world(tmp_path)
+        shared.strategies = {"sampled": Sampled()}
+        run(tmp_path, method="sampled", shared=shared, until=until)
+    assert made == ["task"]

@@ -35,7 +35,14 @@ setup(
         "scipy>=1.13",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pyarrow>=16", "h5py>=3.10", "lmdb>=1.4"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "pyarrow>=16",
+            "h5py>=3.10",
+            "lmdb>=1.4",
+        ],
         "arrow": ["pyarrow>=16"],
         "regions": ["h5py>=3.10", "lmdb>=1.4"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],

@@ -3,12 +3,10 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
 cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
-`daquar`, `coco`: photos as grid features in the folder `JAXVL_DATA`; `people`: labels come from people, through files.
+`people`: labels come from people, through files; `qa`: questions are chosen, not images. Photos: configs/ccrl_photos.py.
 """
 
 from __future__ import annotations
-
-import os
 
 from jaxvl import config as C
 
@@ -19,7 +17,7 @@ METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entr
            "count_only")
 CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl", "ccrl_a", "ccrl_b", "ccrl_ab"),
           "paper": ("ccrl", "tavaal", "vabal", "cdal", "mocu", "ll", "sraal", "random")}
-DATA, ANSWERS = os.environ.get("JAXVL_DATA", "data"), "data/vqa_v2/answer_dict.json"
+ANSWERS = "data/vqa_v2/answer_dict.json"
 STORES = tuple(f"data/regions/{split}36" for split in ("train", "val", "test"))
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
 MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl", "prefilter"), dict(name="adversarial_vae")
@@ -88,9 +86,9 @@ def active() -> dict:
     return dict(
         protocol="val", pool=vqa("train2014"), val=vqa("val2014"), regions=dict(name="store", paths=STORES[:2]),
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
-        answers=dict(file=ANSWERS, min_count=9), bank=dict(max=1024, reduce="medoid"),
+        answers=dict(file=ANSWERS, min_count=9), bank=dict(max=1024, reduce="medoid"), full=False, stands_for=True,
         unit="image", init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
-        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
+        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
         scoring=dict(block=256, pairs=2048, compute="float32"),
@@ -131,23 +129,10 @@ ABLATIONS = {name: value for path, values in {
     "agg=sum_capped": CAPPED, "prefilter": CAPPED | {"active.strategies.ccrl.prefilter": "prefilter"}}
 
 
-def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:
-    """Photos of one set, with 16 grid regions each; `pool` and `val` are arguments of the reader."""
-    sets = {"active.pool": dict(more, name="jsonl_vqa", **pool), "active.val": dict(more, name="jsonl_vqa", **val)}
-    return sets | {"active.words.glove": f"{DATA}/glove_100d", "active.answers": dict(file=None, min_count=2),
-                   "active.words.dim": 100, "active.regions": dict(name="store", paths=(f"{DATA}/regions/{folder}",))}
-
-
-PARTS = [dict(holdout=dict(share=0.2, part=part)) for part in ("train", "held")]
-DAQUAR = dict(files=f"{DATA}/daquar/train/qa.jsonl", images=f"{DATA}/daquar/train/images.zip", answer_separator="_",
-              fields={"answer_type": "none"})  # no such field: the type is told from the answers
-COCO = [dict(files=f"{DATA}/coco_vqa/{part}/vqa_yesno.jsonl", images=f"{DATA}/coco_vqa/{part}/images.zip")
-        for part in ("train", "val")]
 VARIANTS = {
     "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"}, "test": {
         "active.protocol": "test", "active.pool": vqa("train2014", "val2014"), "active.answers.file": ANSWERS,
         "active.val": dict(vqa("test2015"), annotations=None), "active.regions": dict(name="store", paths=STORES)},
-    "daquar": photos("daquar", *PARTS, **DAQUAR), "coco": photos("coco", *COCO, image_template="%012d.jpg"),
 }
 
 

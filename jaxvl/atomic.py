@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all: a reader sees the old one or the new one, even after a power cut."""
+"""Files that are written whole or not at all, and by one process at a time.
+
+A reader sees the old one or the new one, even after a power cut.
+"""
 
 from __future__ import annotations
 
@@ -64,3 +67,33 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Lock:
+    """Keeps other writers out of a folder until `release`; the system frees the lock of a killed process.
+
+    Args:
+      folder: it exists.
+      error: raised, with a message that names the folder, if another process has the lock.
+    """
+
+    def __init__(self, folder: Path, *, error: type[Exception]) -> None:
+        self._file: int | None = None
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        self._file = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as found:
+            self.release()
+            raise error(f"{folder}: another process writes to this store; wait for it") from found
+        except OSError:  # a file system without locks
+            self.release()
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

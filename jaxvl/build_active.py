@@ -30,11 +30,11 @@ from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.active.strategies.cdal import POLICY
-from jaxvl.active.world import TASK, Options, World
+from jaxvl.active.world import TASK, Options, World, digest
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
-from jaxvl.data.region_source import RegionQuestions, require_regions
+from jaxvl.data.region_source import RegionQuestions, features_digest, require_regions
 from jaxvl.data.words import Words
 from jaxvl.models import MODELS
 from jaxvl.sharding import Partition
@@ -58,6 +58,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         )
     if active.oracle.name not in ORACLES:
         raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
+    check_people(active)
     strategies = chosen(config, methods)  # before anything is read: some choose images only
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
@@ -145,10 +146,39 @@ def options(active: ConfigDict) -> Options:
     oracle = active.oracle
     return Options(
         protocol=protocol_of(active), asked=active.asked, variant=active.variant, bank=plain(active.bank),
-        shared_init=active.shared_init,
-        min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest,
+        shared_init=active.shared_init, stands_for=active.stands_for,
+        min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
+
+
+def check_people(active: ConfigDict) -> None:
+    """Raise ConfigError for what only people can be asked, or only annotations can answer."""
+    oracle = active.oracle
+    if active.full and oracle.name == "people":
+        raise ConfigError(
+            "config.active.full: nobody has labelled the whole pool; leave it out (False) where people label"
+        )
+    if active.full and protocol_of(active) == "test":
+        raise ConfigError(
+            "config.active.full: only EvalAI would know its accuracy; leave it out (False) under the protocol test"
+        )
+    where = "config.active.oracle.gold"
+    if not 0 <= oracle.gold <= 1:
+        raise ConfigError(f"{where}={oracle.gold}: a share of the batch, between 0 and 1")
+    if oracle.gold and oracle.name != "people":
+        raise ConfigError(
+            f"{where}={oracle.gold}: only people are tested by it; add variant=people, or set it to 0"
+        )
+    if oracle.gold and active.unit != IMAGE.name:
+        raise ConfigError(
+            f"{where}={oracle.gold}: gold images are mixed in among images; with unit=qa set it to 0"
+        )
+    if oracle.gold and not oracle.suggest:
+        raise ConfigError(
+            f"{where}={oracle.gold}: only known questions can be judged, and with suggest=False none are shown; "
+            "set config.active.oracle.suggest=True, or gold=0"
+        )
 
 
 def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
@@ -351,6 +381,11 @@ def picture(config: ConfigDict) -> Any:
     return pictures(pool, make(PROVIDERS, "region provider", config.active.regions), records)
 
 
+def digest_of_features(config: ConfigDict) -> Callable[[int], str | None]:
+    """image_id -> hash of the image's features, by the config's provider."""
+    return functools.partial(features_digest, make(PROVIDERS, "region provider", config.active.regions))
+
+
 def pictures(pool: Any, provider: Any, records: Sequence[Any]) -> Any:
     """image_id -> RGB array of the pool's images, for people to look at; None where there are none."""
     if hasattr(provider, "picture"):
@@ -376,11 +411,6 @@ def data_key(
         "regions": str(provider.digest),
         "asked": str(config.active.asked),
     }
-
-
-def digest(lines: Sequence[str]) -> str:
-    """A hash of a list of strings."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _digest(records: Sequence[Mapping[str, Any]]) -> str:

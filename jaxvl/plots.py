@@ -104,17 +104,8 @@ def _panel(axis: Axes, title: str, names: Sequence[str], rows: Sequence[Mapping[
             label=name,
             clip_on=False,
         )
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axis.set_xlabel("step", color=MUTED)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    dress(axis, title, "step", integer=True)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.grid(color=GRID, lw=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=MUTED, labelsize=9)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#bbbbbb")
     axis.legend(frameon=False, fontsize=8.5, ncols=2 if len(names) > 5 else 1)
     if title in FROM_ZERO:
         axis.set_ylim(bottom=0)
@@ -122,3 +113,17 @@ def _panel(axis: Axes, title: str, names: Sequence[str], rows: Sequence[Mapping[
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.1e}" if v else "0"))
     if title.startswith("share"):
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def dress(axis: Axes, title: str, label: str, *, integer: bool = False) -> None:
+    """Title, grid, ticks and spines of a panel; `label` is that of its x axis, `integer` whether its ticks are."""
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axis.set_xlabel(label, color=MUTED)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=integer))
+    axis.grid(color=GRID, lw=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=MUTED, labelsize=9)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#bbbbbb")

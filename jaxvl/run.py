@@ -44,7 +44,10 @@ FREE_KEYS = (
     "active.only",
     "active.stop",
     "active.cost",
+    "active.full",
+    "active.stands_for",
     "active.oracle.suggest",
+    "active.oracle.gold",
     "active.scoring",
 )
 LATER = {"active.protocol": "val"}  # keys that older workdirs do not have, and what those were run with

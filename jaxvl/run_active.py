@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxvl import build_active
 from jaxvl import config as cfg
-from jaxvl.active import loop
+from jaxvl.active import full, loop
 from jaxvl.active.folder import RunFolder
 from jaxvl.active.items import IMAGE
 from jaxvl.active.report import report
@@ -36,6 +36,8 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
         size, step = len(world.oracle.ids), world.counts
         print(f"{size} {world.unit.many} in the pool; labelled at the rounds: {', '.join(map(str, step))}")
         outcomes = loop.run(world, root, methods=methods, repeats=repeats)
+        for repeat in repeats if config.active.full else ():
+            full.train(world, root, repeat)
     found = loop.runs(root, methods, repeats)
     if any(run.rounds for run in found):
         summary(found)

@@ -8,6 +8,7 @@
     python launch/al.py verify   runs/ccrl                          checksums of all files, no image labelled twice
     python launch/al.py report   runs/ccrl [--to FOLDER]            curves, tables and a page over the runs
     python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
+    python launch/al.py full     runs/ccrl                          train on the whole pool: shares, dataset map
     python launch/al.py score    runs/ccrl/ccrl/r0 --images ids.txt what the newest models would score these images
     python launch/al.py eval     --pred answers.json --ann annotations.json   official VQA accuracy of a result file
     python launch/al.py scores   runs/ccrl/ccrl/r0 scores.json      what EvalAI said of a run under active.protocol=test
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("commit", commit)
     add("rollback", rollback).add_argument("--to", type=int, required=True, metavar="ROUND")
     add("verify", verify)
+    add("full", train_full)
     add("report", report).add_argument("--to", type=Path, help="default: <workdir>/report")
     compared = add("compare", compare, run=None)
     compared.add_argument("runs", type=Path, nargs="+")
@@ -136,6 +138,22 @@ def status(args: argparse.Namespace) -> None:
         last = "-" if not scores else "n/a" if scores[-1] is None else f"{scores[-1]:.2f}"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "labelled", "accuracy", "state"), rows)
+    for run in found(args.run):
+        labels_of(run)
+
+
+def labels_of(run: Any) -> None:
+    """Print how good the labels are that people made; nothing if they made none."""
+    from jaxvl.active import people
+    from jaxvl.active.report import labelling
+    from jaxvl.display import table
+
+    got = people.quality_so_far(run)
+    if got is not None:
+        title = f"Labels that people made: {run.method}, repeat {run.repeat}"
+        table(title, labelling.HEAD, labelling.annotator_rows(got))
+        for line in labelling.remarks(got):
+            print(line)
 
 
 def min_fraction(run: Any) -> float:
@@ -150,7 +168,7 @@ def export(args: argparse.Namespace) -> None:
     """Write the batch that waits for labels as files for people."""
     from jaxvl import build_active
     from jaxvl import config as cfg
-    from jaxvl.active.human import export_batch
+    from jaxvl.active import people
 
     for run in found(args.run):
         round, phase = run.position()
@@ -161,11 +179,10 @@ def export(args: argparse.Namespace) -> None:
         config = cfg.load(run.path.parents[1] / "config.json")
         to = args.to or run.folder(round) / "batch"
         suggest = config.active.oracle.suggest if args.suggest is None else args.suggest
-        export_batch(
-            run.selection(round), run=f"{run.method}/r{run.repeat}", round=round,
-            images=build_active.picture(config), suggest=suggest, folder=to,
-        )  # fmt: skip
-        print(f"{len(run.selection(round))} {run.unit.many}: {to}")
+        gold, pictures = people.gold_of(run, round), build_active.picture(config)
+        same = build_active.digest_of_features(config)
+        people.write_batch(run, round, gold, images=pictures, suggest=suggest, folder=to, digest=same)
+        print(f"{len(run.selection(round)) + len(gold)} {run.unit.many}: {to}")
 
 
 def import_labels(args: argparse.Namespace) -> None:
@@ -182,6 +199,7 @@ def import_labels(args: argparse.Namespace) -> None:
     print(
         f"{len(got.records)} questions taken; {len(state.ids)} {run.unit.many} of round {round} have labels now"
     )
+    labels_of(run)
     left = people.missing(run, round)
     if left:
         print(f"still without labels: {', '.join(map(str, left[:10]))}{' ...' if len(left) > 10 else ''}")
@@ -223,6 +241,21 @@ def verify(args: argparse.Namespace) -> int:
         for problem in problems:
             print(f"- {problem}")
     return 2 if bad else 0
+
+
+def train_full(args: argparse.Namespace) -> None:
+    """Train the task model of each repeat on the whole pool, once: what accuracies are a share of."""
+    from jaxvl import build_active
+    from jaxvl import config as cfg
+    from jaxvl.active import full
+    from jaxvl.train import Sigterm
+
+    runs = found(args.run)
+    root = runs[0].path.parents[1]
+    with Sigterm() as sigterm:
+        world = build_active.world(cfg.load(root / "config.json"), root, methods=(), sigterm=sigterm)
+        for repeat in sorted({run.repeat for run in runs}):
+            full.train(world, root, repeat)
 
 
 def report(args: argparse.Namespace) -> None:

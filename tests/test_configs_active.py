@@ -90,6 +90,12 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
     [
         ({"active.init": 0.0}, "config.active: init"),
         ({"active.oracle.name": "simulated"}, "did you mean 'simulate'"),
+        ({"active.oracle.name": "people", "active.full": True}, "nobody has labelled the whole pool"),
+        ({"active.oracle.gold": 0.1}, "only people are tested by it"),
+        (
+            {"active.oracle": dict(name="people", min_fraction=0.9, reserve=0.1, suggest=False, gold=0.1)},
+            "suggest=True, or gold=0",
+        ),
         ({"active.val.split": "train"}, "in the pool too"),
         ({"active.regions.objects": (2, 4)}, "objects"),
         (

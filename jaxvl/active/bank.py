@@ -135,12 +135,17 @@ def distinct_questions(records: Sequence[Mapping[str, Any]], words: Vocabulary) 
     return [_pattern(key, groups[key]) for key in sorted(groups)]
 
 
+def pattern_id(key: str) -> str:
+    """A question's name, the same in all rounds: 12 hex digits of its normal form."""
+    return hashlib.sha1(key.encode()).hexdigest()[:12]
+
+
 def _pattern(key: str, rows: Sequence[Mapping[str, Any]]) -> Pattern:
     types = Counter(str(r["answer_type"]) for r in rows)
     kind = min(KINDS, key=lambda k: (-types[k], TIES.index(k)))
     prefixes = Counter(str(r.get("question_type") or "") for r in rows)
     return Pattern(
-        id=hashlib.sha1(key.encode()).hexdigest()[:12],
+        id=pattern_id(key),
         key=key,
         question=_most(Counter(str(r["question"]) for r in rows)),
         kind=KINDS.index(kind),

@@ -1,11 +1,13 @@
 """Training the models of a round, each once: models that depend on the same things are one folder, for all methods.
 
-models/task-3f2a9c.../   metrics.jsonl, curves, params.safetensors, result.json (written last: the model counts)
+models/task-3f2a9c.../   metrics.jsonl, curves, shapes.json (of batches), params.safetensors,
+                         result.json (written last: the model counts)
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -33,8 +35,9 @@ from jaxvl.optim import make_schedule, set_rates
 from jaxvl.train import Evaluation, Sigterm, Trainer, TrainState
 from jaxvl.types import Predict, PyTree, Source
 
-PARAMS, RESULT = "params.safetensors", "result.json"
+PARAMS, RESULT, SHAPES = "params.safetensors", "result.json", "shapes.json"
 LEAST = 4  # rows of the smallest batch
+EachEpoch = Callable[[Path, int, Predict], Mapping[str, float]]
 SCHEMA = 1  # of what a model is a function of; another number trains anew
 
 
@@ -104,6 +107,22 @@ class Stage:
             steps = math.ceil(self.min_steps / each) * each
         return min(steps, self.most_steps)
 
+    def exported(self, state: TrainState) -> PyTree:
+        """The parameters to keep: those of the state, with what a task collects beside them (running averages)."""
+        if not hasattr(self.trainer.task, "export"):
+            return state.params
+        with self.trainer.partition.context():
+            return self._export(state.params, state.extra)
+
+    @functools.cached_property
+    def _export(self) -> Callable[[PyTree, PyTree], PyTree]:
+        """The task's `export`, compiled once; a trainer's parameters are always sharded alike."""
+        task: Any = self.trainer.task
+        assert self.trainer.abstract is not None
+        return jax.jit(
+            task.export, out_shardings=jax.tree.map(lambda x: x.sharding, self.trainer.abstract.params)
+        )
+
 
 class Fitted(NamedTuple):
     """A trained model: `params` on the devices, its `key`, whether it was there already, and what its fit took."""
@@ -120,7 +139,16 @@ class Fitter:
     def __init__(self, folder: Path, stages: Mapping[str, Stage], *, sigterm: Sigterm | None = None):
         self.folder, self.stages, self.sigterm = folder, dict(stages), sigterm
 
-    def fit(self, name: str, source: Source, *, seed: int, data: Any, title: str = "") -> Fitted:
+    def fit(
+        self,
+        name: str,
+        source: Source,
+        *,
+        seed: int,
+        data: Any,
+        title: str = "",
+        each_epoch: EachEpoch | None = None,
+    ) -> Fitted:
         """Train a stage on a source, or load what it was trained to before.
 
         Args:
@@ -130,16 +158,21 @@ class Fitter:
           data: JSON that says what the source depends on: labelled ids, files, models. With the stage's section and
             the seed it is the key under which the model is kept.
           title: for the display.
+          each_epoch: is given the model's folder, the number of an epoch that has ended, from 1, and `predict` of the
+            present parameters; what it returns is logged, but for the last. It is called again for epochs that are
+            repeated after a kill, and not at all if the model is there already.
         """
         stage = self.stages[name]
         key = self.key(name, seed=seed, data=data)
         folder = self.folder / f"{name}-{key}"
         with _exclusive(folder):
+            if not (folder / SHAPES).exists():
+                write_json(folder / SHAPES, shapes_of(source, stage.batch(source)))
             if (folder / RESULT).exists():
-                return Fitted(self._load(stage, folder, source), key, True, read_json(folder / RESULT))
+                return Fitted(self._load(stage, folder), key, True, read_json(folder / RESULT))
             stage.trainer.reseed(seed)
             started = time.monotonic()
-            params, more = self._train(stage, source, folder, seed, title or name)
+            params, more = self._train(stage, source, folder, seed, title or name, each_epoch)
             flat = {
                 "/".join(k): np.asarray(v)
                 for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
@@ -154,26 +187,33 @@ class Fitter:
         text = json.dumps([SCHEMA, name, self.stages[name].section, seed, data], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def load(self, name: str, key: str, source: Source) -> PyTree:
-        """The parameters of a model that was trained before; `source` gives the shapes.
+    def load(self, name: str, key: str) -> PyTree:
+        """The parameters of a model that was trained before.
 
         Raises:
           FileNotFoundError: it is gone.
         """
         folder = self.folder / f"{name}-{key}"
-        if not (folder / RESULT).exists():
-            raise FileNotFoundError(
-                f"{folder}: the model of a finished phase is gone; restore it or roll back"
-            )
-        return self._load(self.stages[name], folder, source)
+        for file in (RESULT, SHAPES):
+            if not (folder / file).exists():
+                raise FileNotFoundError(
+                    f"{folder / file}: of the model of a finished phase, this is gone; restore it or roll back"
+                )
+        return self._load(self.stages[name], folder)
 
-    def _load(self, stage: Stage, folder: Path, source: Source) -> PyTree:
+    def _load(self, stage: Stage, folder: Path) -> PyTree:
         flat = safetensors.numpy.load_file(folder / PARAMS)
         tree = unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
-        return stage.trainer.init(example(source, stage.batch(source)), load=lambda fresh: tree).params
+        return stage.trainer.init(zeros(read_json(folder / SHAPES)), load=lambda fresh: tree).params
 
     def _train(
-        self, stage: Stage, source: Source, folder: Path, seed: int, title: str
+        self,
+        stage: Stage,
+        source: Source,
+        folder: Path,
+        seed: int,
+        title: str,
+        each_epoch: EachEpoch | None,
     ) -> tuple[PyTree, dict[str, Any]]:
         trainer, plateau = stage.trainer, stage.plateau
         held: Source | None = None
@@ -194,7 +234,13 @@ class Fitter:
         if step is not None:
             state = checkpoints.restore(step, trainer.abstract)
         log = Log(folder, append_from_step=step)
-        watch = None if plateau is None or held is None else Watch(stage, plateau, held, each, seed)
+        watch: Watch | Epochs | None = None
+        if plateau is not None and held is not None:
+            if each_epoch is not None:
+                raise ValueError(f"stage {stage.name!r} ends at a plateau: its epochs cannot be recorded")
+            watch = Watch(stage, plateau, held, each, seed)
+        elif each_epoch is not None:
+            watch = Epochs(stage.trainer, each, folder, each_epoch)
         try:
             with Progress(title, total=steps, start=int(state.step), file=_shown()) as progress:
                 state = trainer.fit(
@@ -214,26 +260,36 @@ class Fitter:
             more |= {"first_loss": loss[0], "last_loss": loss[-1]}
         if best is not None:
             return best.params, {**more, "held_out": best.scores}
-        return exported(stage.trainer, state), more
+        return stage.exported(state), more
 
     def _begin(self, stage: Stage, source: Source, rates: Any, steps: int) -> TrainState:
         vectors = stage.vectors
         load = None if vectors is None else lambda fresh: with_vectors(fresh, vectors)
-        state = stage.trainer.init(example(source, stage.batch(source)), load=load)
+        state = stage.trainer.init(zeros(shapes_of(source, stage.batch(source))), load=load)
         extra = state.extra
         if isinstance(extra, dict) and "steps" in extra:  # a task that changes after a share of its updates
             extra = {**extra, "steps": jax.device_put(jnp.int32(steps), extra["steps"].sharding)}
         return state.replace(opt_state=set_rates(state.opt_state, rates, steps=steps), extra=extra)
 
 
-def exported(trainer: Trainer, state: TrainState) -> PyTree:
-    """The parameters to keep: those of the state, with what a task collects beside them (running averages)."""
-    export = getattr(trainer.task, "export", None)
-    if export is None:
-        return state.params
-    shardings = jax.tree.map(lambda x: x.sharding, state.params)
-    with trainer.partition.context():
-        return jax.jit(export, out_shardings=shardings)(state.params, state.extra)
+class Epochs:
+    """Has every epoch of a fit recorded."""
+
+    def __init__(self, trainer: Trainer, every: int, folder: Path, each_epoch: EachEpoch):
+        self.trainer, self.every, self.folder, self.each_epoch = trainer, every, folder, each_epoch
+
+    def run(self, state: TrainState) -> Mapping[str, float]:
+        """Record the epoch that has ended; what is logged of it."""
+        number = int(state.step) // self.every
+        return self.each_epoch(self.folder, number, functools.partial(self.trainer.predict, state.params))
+
+    def stop(self) -> bool:
+        """Never."""
+        return False
+
+    def finish(self, state: TrainState, steps: int) -> None:
+        """Record the last epoch."""
+        self.run(state)
 
 
 class Best(NamedTuple):
@@ -310,11 +366,17 @@ def split_by_image(source: Any, *, share: float, rng: np.random.Generator) -> tu
     return source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
 
 
-def example(source: Source, rows: int) -> dict[str, np.ndarray]:
-    """A batch of zeros with the shapes of a source's rows."""
+def shapes_of(source: Source, rows: int) -> dict[str, Any]:
+    """JSON of the shapes and types of batches of `rows` rows of a source: `{name: [shape, type]}`."""
     row = source.shapes() if hasattr(source, "shapes") else source[0]
-    batch = {k: np.zeros((rows, *np.shape(v)), np.asarray(v).dtype) for k, v in row.items()}
-    return {**batch, "id": np.zeros(rows, np.int32), "mask": np.ones(rows, bool)}
+    batch = {k: [[rows, *np.shape(v)], str(np.asarray(v).dtype)] for k, v in row.items()}
+    return {**batch, "id": [[rows], "int32"], "mask": [[rows], "bool"]}
+
+
+def zeros(shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A batch of zeros of these shapes; its rows count."""
+    batch = {name: np.zeros(shape, kind) for name, (shape, kind) in shapes.items()}
+    return {**batch, "mask": np.ones_like(batch["mask"])}
 
 
 def _shown() -> IO[str]:

@@ -4,7 +4,7 @@
     events.jsonl  lock       what happened: see `ledger`
     evalai_scores.json       what EvalAI said of the answers of rounds, under the protocol "test"
     initial/  round_000/ ... labels.jsonl (questions and answers that came in), selection.jsonl, scores.npz,
-                             metrics.json, batch/ (for people)
+                             metrics.json; with people: batch/, received/, answers.json, quality.json
 
 The labelled items (images or, with the unit "qa", questions) are derived from the COMMITTED events and stored nowhere
 else.
@@ -24,16 +24,14 @@ from jaxvl.active.items import IMAGE, UNITS, Unit
 from jaxvl.active.ledger import Event, Ledger
 from jaxvl.atomic import read_json, read_jsonl, sha256
 
-ABOUT, SELECTION, LABELS, SCORES, METRICS = (
-    "run.json",
-    "selection.jsonl",
-    "labels.jsonl",
-    "scores.npz",
-    "metrics.json",
-)
+ABOUT, SELECTION, LABELS, SCORES, METRICS, ANSWERS, QUALITY = (
+    "run.json", "selection.jsonl", "labels.jsonl", "scores.npz", "metrics.json", "answers.json",
+    "quality.json",
+)  # fmt: skip
 PHASES = ("TRAINED", "EVALUATED", "FITTED", "SCORED", "SELECTED", "EXPORTED", "IMPORTED", "COMMITTED")
 INITIAL = -1  # the round that draws the initial images: it starts at SELECTED
 FINISHED = "FINISHED"
+FULL, RESULT = "full", "result.json"  # beside the methods of a workdir: models of the whole pool, by repeat
 
 
 class RunError(ValueError):
@@ -63,6 +61,12 @@ class RunFolder:
     def repeat(self) -> int:
         """Which of the repeats, from 0."""
         return int(self.about["repeat"])
+
+    @property
+    def full(self) -> Path | None:
+        """The folder of what a model of the whole pool reached in this repeat; None if there is none (`al.py full`)."""
+        path = self.path.parents[1] / FULL / f"r{self.repeat}"
+        return path if (path / RESULT).exists() else None
 
     @property
     def protocol(self) -> dict[str, Any]:

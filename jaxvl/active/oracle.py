@@ -44,6 +44,10 @@ class Oracle:
         self._labelled = {int(i) for i in ids}
         return [r for i in sorted(self._labelled) for r in self._records.get(i, [])]
 
+    def everything(self) -> list[Record]:
+        """The records of all images: for the model of the whole pool that curves are compared with, no strategy."""
+        return [r for i in self.ids.tolist() for r in self._records.get(i, [])]
+
     def label(self, ids: Sequence[int], *, selected: Collection[int]) -> list[Record]:
         """All questions and answers of these items, in their order.
 

@@ -6,17 +6,28 @@ round_003/received/    labels that came in, one file an import, named by the has
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxvl.active.folder import LABELS, RunError, RunFolder, plain_record
+import numpy as np
+
+from jaxvl.active.bank import pattern_id
+from jaxvl.active.folder import ANSWERS, INITIAL, LABELS, QUALITY, RunError, RunFolder, plain_record
 from jaxvl.active.human import Imported, export_batch, merge_records, read_labels
+from jaxvl.active.human.export import QUESTIONS
+from jaxvl.active.human.quality import choose_gold, summary
 from jaxvl.active.items import IMAGE
 from jaxvl.active.ledger import Ledger
+from jaxvl.active.report.balance import question_key
+from jaxvl.active.report.labelling import combined
+from jaxvl.active.report.pictures import Pictures
+from jaxvl.active.seeds import generator
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
+from jaxvl.data.region_source import features_digest
 
 DUPLICATES = "duplicates.json"  # items of the batch that show what another one shows: they are not exported
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
@@ -30,15 +41,86 @@ class Taken(NamedTuple):
     excluded: list[int]
 
 
-def export(run: RunFolder, round: int, world: World) -> Path:
-    """Write the batch of a round for people; its folder."""
-    folder = run.folder(round) / "batch"
-    made = export_batch(
-        run.selection(round), run=f"{run.method}/r{run.repeat}", round=round, images=world.picture,
-        suggest=world.options.suggest, folder=folder,
+def export(run: RunFolder, round: int, world: World) -> tuple[Path, list[int]]:
+    """Write the batch of a round for people; its folder, and the labelled images that are mixed in to test people."""
+    folder, chosen = run.folder(round) / "batch", gold(run, round, world.options.gold)
+    copies = write_batch(
+        run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder,
+        digest=functools.partial(features_digest, world.provider),
     )  # fmt: skip
-    write_json(folder / DUPLICATES, sorted(made.duplicates))
-    return folder
+    write_json(folder / DUPLICATES, sorted(copies))
+    write_json(run.folder(round) / ANSWERS, world.answers)
+    return folder, chosen
+
+
+def write_batch(
+    run: RunFolder,
+    round: int,
+    gold: Sequence[int],
+    *,
+    images: Pictures | None,
+    suggest: bool,
+    folder: Path,
+    digest: Callable[[int], str | None],
+) -> dict[int, int]:
+    """Write the files of a round's batch into a folder; the images that were left out, as `Batch.duplicates`.
+
+    With gold images, all images come with questions, so that they cannot be told apart: gold images with those whose
+    answers are known, images that the strategy has no question for with some that were asked of other images. Of
+    images with the same `digest`, or the same picture, the first is exported.
+
+    Raises:
+      RunError: `gold` without `suggest`: its answers could not be judged.
+    """
+    if gold and not suggest:
+        raise RunError(
+            f"{run.path}: {len(gold)} images of this batch test annotators by known questions, which must be shown: "
+            "leave out --no-suggest"
+        )
+    rows = run.selection(round)
+    rng = _rng(run, round, "places of gold images")
+    known = _questions(run, round, gold, [r["image_id"] for r in rows], rng) if gold else {}
+    made = export_batch(
+        rows, run=f"{run.method}/r{run.repeat}", round=round, images=images, suggest=suggest, folder=folder,
+        gold=gold, known=known, rng=rng, digests={i: digest(i) for i in [*(int(r["image_id"]) for r in rows), *gold]},
+    )  # fmt: skip
+    return made.duplicates
+
+
+def gold(run: RunFolder, round: int, share: float) -> list[int]:
+    """Labelled images to mix into the batch of a round; none into the first, when no image has labels."""
+    if not share:
+        return []
+    batch = sum(not row.get("reserve") for row in run.selection(round))
+    asked = {int(r["image_id"]) for r in run.records(round)}
+    return choose_gold(sorted(asked), batch=batch, share=share, rng=_rng(run, round, "gold images"))
+
+
+def gold_of(run: RunFolder, round: int) -> list[int]:
+    """The labelled images that were mixed into the batch of a round."""
+    event = run.events(round).get("EXPORTED")
+    return [] if event is None else [int(i) for i in event.data.get("gold", ())]
+
+
+def _questions(
+    run: RunFolder, round: int, gold: Sequence[int], others: Sequence[int], rng: np.random.Generator
+) -> dict[int, list[dict[str, Any]]]:
+    """Questions to suggest: the known ones of gold images, for other images as many that are known of any image."""
+    bare = [
+        (int(r["image_id"]), {"pattern_id": pattern_id(question_key(r["question"])), "question": r["question"],
+         "type": r["answer_type"]})
+        for r in run.records(round)
+    ]  # fmt: skip
+    out: dict[int, list[dict[str, Any]]] = {int(i): [q for j, q in bare if j == i] for i in gold}
+    distinct = list({q["pattern_id"]: q for _, q in bare}.values())
+    most = min(QUESTIONS, max(map(len, out.values())), len(distinct))
+    for image_id in others:
+        out[int(image_id)] = [distinct[k] for k in rng.choice(len(distinct), most, replace=False)]
+    return out
+
+
+def _rng(run: RunFolder, round: int, purpose: str) -> np.random.Generator:
+    return generator(run.protocol["seed"], run.repeat, run.method, round, purpose)
 
 
 def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: bool = False) -> Imported:
@@ -58,7 +140,9 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
     batch = run.selection(round)
     questions = None if run.unit == IMAGE else {row["question_id"]: row for row in batch}
     images = [row["image_id"] for row in batch]
-    found = read_labels(file, batch_ids=images, partial=partial, questions=questions)
+    found = read_labels(
+        file, batch_ids=images, partial=partial, gold_ids=gold_of(run, round), questions=questions
+    )
     target = run.folder(round) / "received" / f"{found.sha}.json"
     if not target.exists():
         write_json(
@@ -67,6 +151,7 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
                 "records": [plain_record(r) for r in found.records],
                 "skipped": list(found.skipped),
                 "bad_images": list(found.bad_images),
+                "gold": [plain_record(r) for r in found.gold],
             },
         )
     if ledger.last(RECEIVED, round=round, sha=found.sha) is None:
@@ -90,11 +175,9 @@ def state(run: RunFolder, round: int) -> Taken:
     key = run.unit.key
     found: list[Mapping[str, Any]] = []
     excluded: set[int] = set()
-    for event in run.ledger.valid():
-        if event.kind == RECEIVED and event.data["round"] == round:
-            content = read_json(run.folder(round) / "received" / f"{event.data['sha']}.json")
-            found += content["records"]
-            excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
+    for content in _received(run, round):
+        found += content["records"]
+        excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
     copies = run.folder(round) / "batch" / DUPLICATES
     if copies.exists():
         excluded |= set(read_json(copies))
@@ -107,6 +190,34 @@ def state(run: RunFolder, round: int) -> Taken:
     taken = [i for i in batch if i in have]
     taken += [i for i in reserve if i in have][: sum(i in excluded for i in batch)]
     return Taken([plain_record(r) for r in records if int(r[key]) in set(taken)], taken, sorted(excluded))
+
+
+def _received(run: RunFolder, round: int) -> list[Mapping[str, Any]]:
+    """What came in for a round, an item an import."""
+    shas = [e.data["sha"] for e in run.ledger.valid() if e.kind == RECEIVED and e.data["round"] == round]
+    return [read_json(run.folder(round) / "received" / f"{sha}.json") for sha in shas]
+
+
+def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is said of these labels of a round, and of the answers on its gold images; see `human.quality.summary`."""
+    given = merge_records([r for content in _received(run, round) for r in content.get("gold", ())])
+    images = {int(r["image_id"]) for r in given}
+    truth = [r for r in run.records(round) if int(r["image_id"]) in images]
+    path = run.folder(round) / ANSWERS
+    answers = read_json(path) if path.exists() else None
+    return summary(records, given, truth, selection=run.selection(round), answers=answers)
+
+
+def quality_so_far(run: RunFolder) -> dict[str, Any] | None:
+    """`quality` over all rounds, that under way included; None if no labels of people have come in."""
+    found = []
+    for round in range(INITIAL, run.last_round() + 1):
+        path = run.folder(round) / QUALITY
+        if "IMPORTED" in run.events(round):
+            found += [read_json(path)] if path.exists() else []
+        elif _received(run, round):
+            found.append(quality(run, round, state(run, round).records))
+    return combined(found) if found else None
 
 
 def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
@@ -143,8 +254,10 @@ def commit(run: RunFolder, ledger: Ledger, round: int) -> Taken:
             f"{run.path}: no labels have come in for round {round}; import some first (al.py import)"
         )
     write_jsonl(run.folder(round) / LABELS, found.records)
+    write_json(run.folder(round) / QUALITY, quality(run, round, found.records))
     data: dict[str, Any] = {"round": round, "ids": found.ids, "excluded": found.excluded}
-    ledger.append("IMPORTED", **data, files={LABELS: sha256(run.folder(round) / LABELS)}, seconds=0.0)
+    files = {name: sha256(run.folder(round) / name) for name in (LABELS, QUALITY)}
+    ledger.append("IMPORTED", **data, files=files, seconds=0.0)
     ledger.append("COMMITTED", **data, files={}, seconds=0.0)
     return found
 

@@ -20,26 +20,33 @@ import numpy as np
 
 from jaxvl.active import balance, evalai, evaluation, matching, people
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
+from jaxvl.active.beginning import begin
 from jaxvl.active.folder import (
-    ABOUT,
+    ANSWERS,
     FINISHED,
     INITIAL,
     LABELS,
     METRICS,
+    QUALITY,
     SCORES,
     SELECTION,
     RunError,
-    RunFolder,
     digest_of,
     plain_record,
 )
-from jaxvl.active.items import IMAGE
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.seeds import generator, seed_of
-from jaxvl.active.selecting import check_selection, item_line, save_npz, score_summary, selection_rows
+from jaxvl.active.selecting import (
+    check_selection,
+    item_line,
+    save_npz,
+    score_summary,
+    selection_rows,
+    standing,
+)
 from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import TASK, World
-from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
+from jaxvl.atomic import sha256, write_file, write_json, write_jsonl
 from jaxvl.data.region_source import RegionQuestions
 from jaxvl.types import PyTree, Rows, Source
 
@@ -213,6 +220,10 @@ class Run:
         path = self.folder.folder(round) / SCORES
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
+        seconds = round_time(time.monotonic() - started)
+        if self.world.options.stands_for and self.world.questions is None:
+            name = self.strategy.vectors
+            arrays["stands_for"] = standing(self.predict, name, pool, np.asarray(found.rows)[:wanted])
         write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
         shutil.rmtree(self.folder.folder(round) / SHARDS, ignore_errors=True)
         summary = score_summary(found)
@@ -221,7 +232,6 @@ class Run:
                 round,
                 f"the score is nearly a count of matches (rank correlation {summary['spearman_n_match']:.2f})",
             )
-        seconds = round_time(time.monotonic() - started)
         found_by = {"approximate": self.approximate} if self.approximate else {}
         if found_by:
             self._tell(round, f"selected approximately: {', '.join(self.approximate)}")
@@ -255,9 +265,10 @@ class Run:
     def _exported(self, round: int) -> dict[str, Any]:
         if self.world.simulated:
             return {}
-        where = people.export(self.folder, round, self.world)
-        self._tell(round, f"a batch for people is in {where}")
-        return {"batch": str(where.relative_to(self.folder.path))}
+        where, gold = people.export(self.folder, round, self.world)
+        mixed = f", {len(gold)} images with known labels among it" if gold else ""
+        self._tell(round, f"a batch for people is in {where}{mixed}")
+        return {"batch": str(where.relative_to(self.folder.path)), "gold": gold, "files": (ANSWERS,)}
 
     def _imported(self, round: int) -> dict[str, Any]:
         path = self.folder.folder(round)
@@ -270,9 +281,10 @@ class Run:
             taken = people.Taken([plain_record(r) for r in records], ids, [])
         else:
             taken = people.taken(self.folder, round)
+            write_json(path / QUALITY, people.quality(self.folder, round, taken.records))
         write_jsonl(path / LABELS, taken.records)
         return {
-            "files": (LABELS,),
+            "files": (LABELS,) if self.world.simulated else (LABELS, QUALITY),
             "ids": [int(i) for i in taken.ids],
             "excluded": [int(i) for i in taken.excluded],
         }
@@ -410,16 +422,7 @@ class Run:
         event = self.folder.events(round)
         known = event["TRAINED"].data["model"] if stage == TASK else event["FITTED"].data["models"][stage]
         if self.keys.get(stage) != known["key"]:
-            source: Source = self.labelled(round).questions
-            if stage != TASK:
-                source = self.strategy.data(
-                    stage,
-                    self.predict,
-                    self.pool(round),
-                    self.labelled(round),
-                    self._rng(round, stage, "data"),
-                )
-            self.params[stage] = self.world.fitter.load(stage, known["key"], source)
+            self.params[stage] = self.world.fitter.load(stage, known["key"])
             self.keys[stage] = known["key"]
 
     def _load_all(self, round: int) -> None:
@@ -467,33 +470,6 @@ class Run:
     def _tell(self, round: int, text: str) -> None:
         name = "initial" if round == INITIAL else f"round {round}"
         self.say(f"{self.method}  repeat {self.repeat}  {name}  {text}")
-
-
-def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
-    """The run's folder, made and described if it is not there. The unit is in its protocol unless items are images.
-
-    Raises:
-      RunError: it belongs to another pool, seed, method or protocol.
-    """
-    proposer = f"bank_random/{world.options.asked}" if world.questions is None else "own"
-    protocol = {
-        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
-        "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
-    } | ({} if world.unit == IMAGE else {"unit": world.unit.name})  # fmt: skip
-    about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
-    if (folder / ABOUT).exists():
-        found = read_json(folder / ABOUT)
-        differ = [k for k in about if found.get(k) != about[k]]
-        if differ:
-            raise RunError(
-                f"{folder / ABOUT} is of another run ({', '.join(differ)} differ): give another --workdir, or the "
-                "config that it was begun with"
-            )
-    else:
-        write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
-        write_json(folder / ABOUT, about)
-    return RunFolder(folder)
 
 
 def round_time(seconds: float) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxvl.active.bank import KINDS, Bank
 from jaxvl.active.items import Questions
-from jaxvl.active.report.balance import rank_correlation
-from jaxvl.active.strategies.base import Selection
+from jaxvl.active.report.balance import rank_correlation, stands_for
+from jaxvl.active.strategies.base import Selection, finite
+from jaxvl.types import Predict
 
 
 def check_selection(found: Selection, pool: Any, budget: int, method: str) -> None:
@@ -64,6 +65,8 @@ def selection_rows(
             note = scores[name][row] if name.startswith("note/") else None
             if note is not None and np.ndim(note) == 0 and not name.startswith("note/top_"):
                 line[name[len("note/") :]] = note.item()
+        if "stands_for" in scores and rank <= wanted:
+            line["stands_for"] = int(scores["stands_for"][rank - 1])
         if "note/top_pattern" in scores:
             line["contributors"] = contributors(scores, row, asked, answers)
         if rank > wanted:
@@ -97,6 +100,24 @@ def contributors(
             head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
         out.append({**head, **found, "answer": answer})
     return out
+
+
+def standing(predict: Predict, name: str, pool: Any, rows: np.ndarray, *, block: int = 4_096) -> np.ndarray:
+    """How many unselected images of the pool have each selected one as their nearest among the selected, `[k]` i64.
+
+    Args:
+      predict: gives the vectors `[N,D]`; name: of the predictor, see `Strategy.vectors`.
+      rows: `[k]` positions of the selected images.
+      block: images of the pool that are compared at a time.
+    """
+    vectors = finite(np.asarray(predict(name, pool), np.float32), name=name, ids=pool.ids)
+    left = np.ones(len(vectors), bool)
+    left[rows] = False
+    counts = np.zeros(len(rows), np.int64)
+    for start in range(0, len(vectors), block):
+        at = slice(start, start + block)
+        counts += stands_for(vectors[rows], vectors[at][left[at]], block=block)
+    return counts
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

@@ -33,9 +33,12 @@ class Options:
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
       shared_init: whether all repeats start from the images of the first.
+      stands_for: whether it is counted how many unselected images each selected one stands for: one more pass over the
+        pool in every round.
       min_fraction: people's batches count as complete from this share of images on.
       reserve: images exported beyond the batch, as a share of it.
       suggest: whether people are shown questions.
+      gold: labelled images mixed into a batch of people, as a share of it.
     """
 
     protocol: str = "val"
@@ -43,9 +46,11 @@ class Options:
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)
     shared_init: bool = False
+    stands_for: bool = True
     min_fraction: float = 0.9
     reserve: float = 0.1
     suggest: bool = True
+    gold: float = 0.0
     cost: Cost = field(default_factory=Cost)
     stop: Stop = field(default_factory=Stop)
 
@@ -97,7 +102,7 @@ class World:
     @property
     def answers_key(self) -> str:
         """A hash of the candidate answers."""
-        return hashlib.sha256("\n".join(self.answers).encode()).hexdigest()[:16]
+        return digest(self.answers)
 
     def labelled(
         self, ids: np.ndarray, records: Sequence[Record], bank: Callable[[Sequence[Record]], Bank]
@@ -148,3 +153,8 @@ class World:
             shares=labelled.shares,
             cache=cache,
         )
+
+
+def digest(lines: Sequence[str]) -> str:
+    """A hash of a list of strings."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,28 +97,3 @@ class Shards:
             state = "is missing" if found is None else f"has {found} bytes, not {size}"
             raise StoreError(f"{path} {state}: restore it, or delete the store and build it again")
         return np.memmap(path, np.uint8, "r")
-
-
-class Lock:
-    """Keeps other writers out of a folder until `release`; the system frees the lock of a killed process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file: int | None = None
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        self._file = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.release()
-            raise StoreError(f"{folder}: another process writes to this store; wait for it") from error
-        except OSError:  # a file system without locks
-            self.release()
-
-    def release(self) -> None:
-        """Let others write."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.atomic import TEMPORARY, write_file
+from jaxvl.atomic import TEMPORARY, Lock, write_file
 from jaxvl.cache.files import (
     INDEX,
     MANIFEST,
-    Lock,
     Shards,
     StoreError,
     read_manifest,
@@ -114,7 +113,7 @@ class Store:
             if (store.path / MANIFEST).exists():
                 raise StoreError(f"{store.path} holds a store already: open it, or give another folder")
             store.path.mkdir(parents=True, exist_ok=True)
-            store._lock = Lock(store.path)
+            store._lock = Lock(store.path, error=StoreError)
             store._write_tables()
         return store
 
@@ -141,7 +140,7 @@ class Store:
             check_fingerprint(folder, made_by, fingerprint)
         lock = None
         if write:
-            lock = Lock(folder)
+            lock = Lock(folder, error=StoreError)
             record = read_manifest(
                 folder
             )  # again: another writer may have added to it before the lock was ours

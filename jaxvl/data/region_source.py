@@ -10,6 +10,7 @@ questions.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -292,6 +293,15 @@ def region_arrays(provider: Provider, image_id: int) -> Arrays:
         "region_boxes": found.boxes,
         "image_id": np.asarray(image_id, np.int32),
     }
+
+
+def features_digest(provider: Provider, image_id: int) -> str | None:
+    """A hash of an image's features, equal for images that models cannot tell apart; None if it has no region."""
+    found = provider.of(image_id)
+    if not found.mask.any():
+        return None
+    parts = (np.ascontiguousarray(x).tobytes() for x in (found.features, found.boxes, found.mask))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _ids(ids: Iterable[Any]) -> np.ndarray:

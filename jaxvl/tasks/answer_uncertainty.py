@@ -15,12 +15,13 @@ from jaxvl import losses
 from jaxvl.objectives.uncertainty import indicator
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import one_of
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 LABELS = ("hard", "soft")
 
 
-class AnswerUncertaintyTask:
+class AnswerUncertaintyTask(Stateless):
     """Mean cross entropy over the rows that have a label.
 
     Args:
@@ -41,18 +42,6 @@ class AnswerUncertaintyTask:
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""
         return self.model.init(rng, *_inputs(batch))["params"]
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def loss(
         self, params: PyTree, extra: PyTree, batch: Batch, rng: Key

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Key, PyTree
 
 STATISTICS = "statistics"  # as the models call the collection
@@ -74,7 +75,7 @@ def _variables(params: PyTree) -> dict[str, PyTree]:
     return {"params": own, STATISTICS: params[STATISTICS]}
 
 
-class BatchNormTask:
+class BatchNormTask(Stateless):
     """What tasks with such a model share; they add `init`, `loss` and predictors."""
 
     model: Any
@@ -82,10 +83,6 @@ class BatchNormTask:
     def start(self, params: PyTree, rng: Key) -> PyTree:
         """`updates` and the running averages."""
         return started(params)
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
         """`extra` with the update counted and the averages moved."""

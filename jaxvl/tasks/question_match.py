@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxvl.objectives import mutual_information as mi
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import one_of
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 NEGATIVES = ("all", "derangement")
 
 
-class QuestionMatchTask:
+class QuestionMatchTask(Stateless):
     """`mi_weight` times the JSD loss of the critic + `cl_weight` times the contrastive loss.
 
     Args:
@@ -57,9 +58,7 @@ class QuestionMatchTask:
         self.predictors: dict[str, Predictor] = {
             "match": lambda p, batch, rng: self._encode(p, batch)["match"],
             "encoded": lambda p, batch, rng: {k: v for k, v in self._encode(p, batch).items() if k in "abzw"},
-            "image_state": lambda p, batch, rng: call(
-                self.model, p, "encode_image", batch["regions"], batch["region_mask"]
-            ),
+            "image_state": self._image,
             "text_state": lambda p, batch, rng: call(
                 self.model, p, "encode_text", batch["text"], batch["text_mask"]
             ),
@@ -68,18 +67,6 @@ class QuestionMatchTask:
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""
         return self.model.init(rng, *_inputs(batch))["params"]
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def rescaled(self, params: PyTree, *, scale: float, shift: float) -> PyTree:
         """Parameters whose match is `scale` times this one plus `shift`: how a critic is calibrated."""
@@ -105,6 +92,10 @@ class QuestionMatchTask:
         one = jnp.ones(())
         found = {"loss": loss, "mi": l_mi, "cl": l_cl, "information": mi.jsd_estimate(l_mi)}
         return loss, ({}, {name: (value, one) for name, value in found.items()})
+
+    def _image(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        regions = (batch["regions"], batch["region_mask"])
+        return call(self.model, params, "encode_image", *regions).astype(jnp.float32)
 
     def _encode(
         self, params: PyTree, batch: Batch, *, rng: Key | None = None, train: bool = False

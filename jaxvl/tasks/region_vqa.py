@@ -24,6 +24,7 @@ from jaxvl.tasks.asked import Asked, asked_of, kinds_of, mean_over
 from jaxvl.tasks.loss_learning import LossLearning
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import one_of, options
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ PROBABILITIES = ("softmax", "sigmoid_norm", "bernoulli")
 LOSS_NET = "loss_net"  # the loss network's parameters, beside the model's
 
 
-class RegionVQATask:
+class RegionVQATask(Stateless):
     """Cross entropy of independent answers with soft scores, summed over answers and rows.
 
     Args:
@@ -81,6 +82,7 @@ class RegionVQATask:
             "answer": self._answer,
             "logits": lambda p, batch, rng: self._questions(p, batch).logits,
             "confidence": lambda p, batch, rng: self._p(self._questions(p, batch).logits).max(-1),
+            "truth": self._truth,
             **self._of_images(),
         }
         if self.learning is not None:
@@ -102,10 +104,6 @@ class RegionVQATask:
     def start(self, params: PyTree, rng: Key) -> PyTree:
         """With a loss network the state of `loss_learning.started`, else nothing."""
         return {} if self.learning is None else loss_learning.started()
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
         """`extra` with the update counted."""
@@ -185,6 +183,12 @@ class RegionVQATask:
         """Best classes first: `index [B,n]` i32, `score [B,n]` f32, the probability of each alone."""
         score, index = jax.lax.top_k(jax.nn.sigmoid(self._questions(params, batch).logits), self.top_n)
         return {"index": index, "score": score}
+
+    def _truth(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        """`[B]` f32: the probability of the consensus answer `hard_label`; 0 where it is no class (-1)."""
+        p, label = self._p(self._questions(params, batch).logits), batch["hard_label"]
+        found = jnp.take_along_axis(p, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
+        return jnp.where(label >= 0, found, 0.0)
 
     def _of_images(self) -> dict[str, Predictor]:
         def pairs(value: Callable[[MCANOutput], Array]) -> Predictor:

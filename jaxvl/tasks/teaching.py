@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxvl import distillation
 from jaxvl.tasks.momentum import call
 from jaxvl.tasks.options import Teaching
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, CrossQK, Encoded, Fused, Key, Metrics, PyTree
 
 SAME = {
@@ -98,7 +99,7 @@ def init_model(model: Any, rng: Key, batch: Batch) -> PyTree:
     return model.init(keys, *inputs, image2=batch.get("image2"))["params"]
 
 
-class TaughtTask:
+class TaughtTask(Stateless):
     """What tasks on pairs share: a `model`, maybe a `teacher`, and no state but the parameters."""
 
     model: Any
@@ -111,18 +112,6 @@ class TaughtTask:
     def init_frozen(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters of the teacher; None without one."""
         return init_frozen(self.teacher, rng, batch)
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing but the parameters changes."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
 
 def frozen(extra: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxvl.active.fitting import Fitter, Plateau, Stage, exported, split_by_image, with_vectors
+from jaxvl.active.fitting import Fitter, Plateau, Stage, split_by_image, with_vectors
 from jaxvl.optim import Table, make_optimizer
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
@@ -88,9 +88,9 @@ def test_a_model_is_trained_once_for_what_it_depends_on(tmp_path):
     np.testing.assert_array_equal(first.params["w"], again.params["w"])
     assert len({first.key, other.key, one.fit("task", Rows(), seed=1, data="b").key}) == 3
     assert one.stages["task"].trainer.traces == {"init": 1, "step": 1}
-    np.testing.assert_array_equal(one.load("task", first.key, Rows())["w"], first.params["w"])
+    np.testing.assert_array_equal(one.load("task", first.key)["w"], first.params["w"])
     with pytest.raises(FileNotFoundError, match="roll back"):
-        one.load("task", "0" * 16, Rows())
+        one.load("task", "0" * 16)
 
 
 def test_more_rows_train_longer_with_one_compiled_step(tmp_path):
@@ -137,6 +137,40 @@ def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
 
 
+def test_every_epoch_is_recorded_also_where_a_fit_was_killed(tmp_path, monkeypatch):
+    seen = []
+
+    def each_epoch(folder, number, predict):
+        seen.append((number, float(predict("error", Rows()).mean())))
+        if dies and number == 3:
+            raise KeyboardInterrupt
+        return {"error": seen[-1][1]}
+
+    dies, one = False, fitter(tmp_path / "a")
+    first = one.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    whole, seen[:] = list(seen), []
+    assert [n for n, _ in whole] == [1, 2, 3, 4] and whole[0][1] > whole[3][1]
+    assert one.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch).hit and seen == []
+    log = (tmp_path / "a" / f"task-{first.key}" / "metrics.jsonl").read_text()
+    assert log.count('"error"') == 3  # the last epoch ends the fit
+
+    dies, other = True, fitter(tmp_path / "b")
+    trainer = other.stages["task"].trainer
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: fit(*a, **{**k, "save_every_steps": 5}))
+    with pytest.raises(KeyboardInterrupt):
+        other.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    dies = False
+    other.fit("task", Rows(), seed=0, data=0, each_epoch=each_epoch)
+    assert {n: pytest.approx(v, rel=1e-5) for n, v in whole} == dict(seen)
+
+
+def test_a_fit_that_may_end_early_has_no_record_of_epochs(tmp_path):
+    plateau = Plateau(score=lambda predict, held, rng: {"score": 0.5}, key="score")
+    with pytest.raises(ValueError, match="epochs cannot be recorded"):
+        fitter(tmp_path, plateau=plateau).fit("task", Rows(), seed=0, data=0, each_epoch=lambda *a: {})
+
+
 def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
     seen = []
 
@@ -179,14 +213,30 @@ def test_word_vectors_replace_tables_of_their_shape_or_it_is_an_error():
         with_vectors(fresh, np.ones((4, 2)))
 
 
-def test_what_a_task_exports_is_what_is_kept():
-    task = Linear()
-    task.export = lambda params, extra: {"w": params["w"] + extra["updates"]}
-    trainer = Trainer(
-        task, make_optimizer(schedule=0.1), partition=Partition.create(mesh=dict(data=1, model=1), rules="dp")
-    )
+def test_what_a_task_exports_is_what_is_kept_and_compiled_once(tmp_path):
+    class Exporting(Linear):
+        def export(self, params, extra):
+            traced.append(1)
+            return {"w": params["w"] + extra["updates"]}
+
+    traced, stage = [], fitter(tmp_path).stages["task"]
+    stage.trainer.task = Exporting()
     batch = {"x": np.zeros((8, 4), np.float32), "y": np.zeros(8, np.float32)}
-    state = trainer.init({**batch, "id": np.zeros(8, np.int32), "mask": np.ones(8, bool)})
-    state = state.replace(extra={**state.extra, "updates": jnp.int32(3)})
-    np.testing.assert_allclose(exported(trainer, state)["w"], np.asarray(state.params["w"]) + 3)
-    assert jax.tree.structure(exported(trainer, state)) == jax.tree.structure(state.params)
+    state = stage.trainer.init({**batch, "id": np.zeros(8, np.int32), "mask": np.ones(8, bool)})
+    for updates in (3, 5):
+        later = state.replace(extra={**state.extra, "updates": jnp.int32(updates)})
+        np.testing.assert_allclose(stage.exported(later)["w"], np.asarray(state.params["w"]) + updates)
+    assert len(traced) == 1
+    assert jax.tree.structure(stage.exported(state)) == jax.tree.structure(state.params)
+
+
+def test_a_model_is_loaded_without_the_rows_that_it_was_trained_on(tmp_path):
+    one = fitter(tmp_path)
+    fitted = one.fit("task", Rows(), seed=0, data=0)
+    again = fitter(tmp_path).load("task", fitted.key)  # as a new process would
+    np.testing.assert_array_equal(again["w"], fitted.params["w"])
+    (tmp_path / f"task-{fitted.key}" / "shapes.json").unlink()  # as models of earlier versions are
+    with pytest.raises(FileNotFoundError, match=r"shapes\.json.*roll back"):
+        fitter(tmp_path).load("task", fitted.key)
+    assert fitter(tmp_path).fit("task", Rows(), seed=0, data=0).hit
+    fitter(tmp_path).load("task", fitted.key)

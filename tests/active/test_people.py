@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from active_world import world
@@ -14,7 +15,8 @@ from jaxvl.active.rounds import Run
 
 def start(folder, **kwargs):
     """Run until people are needed; the run's folder and the outcome."""
-    shared = world(folder, simulated=False, budget=0.25, **kwargs)
+    change = kwargs.pop("change", lambda shared: shared)
+    shared = change(world(folder, simulated=False, budget=0.25, **kwargs))
     path = folder / "entropy" / "r0"
     with Run(shared, method="entropy", repeat=0, folder=path, say=lambda line: None) as one:
         outcome = one.advance()
@@ -105,3 +107,52 @@ def test_labels_for_a_round_that_is_over_are_refused(tmp_path):
     run, _ = start(tmp_path)
     with run.ledger.open() as ledger, pytest.raises(RunError, match="no batch is waiting"):
         people.receive(run, ledger, INITIAL, tmp_path / "labels.jsonl")
+
+
+def test_gold_images_come_back_as_a_judgement_of_annotators_and_never_as_labels(tmp_path):
+    run, _ = start(tmp_path, gold=0.5)
+    assert people.gold_of(run, INITIAL) == []  # nothing is known yet
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path, gold=0.5)
+    gold, chosen = people.gold_of(run, 0), batch(run)
+    assert len(gold) == 4 and set(gold) <= set(run.labelled())
+    exported = [json.loads(x) for x in (run.folder(0) / "batch" / "batch.jsonl").read_text().splitlines()]
+    assert {len(e["suggested"]) for e in exported} == {2}  # all have questions: they look alike
+    known = {q["question"] for e in exported if e["image_id"] == gold[0] for q in e["suggested"]}
+    assert known == {r["question"] for r in run.records() if r["image_id"] == gold[0]}
+    (tmp_path / "bea.jsonl").write_text("\n".join([*lines(chosen), *lines(gold)]))
+    with run.ledger.open() as ledger:
+        people.receive(run, ledger, 0, tmp_path / "bea.jsonl")
+    assert people.state(run, 0).ids == chosen
+    judged = people.quality_so_far(run)["annotators"]["bea"]
+    assert judged["gold"] == 8 and judged["accuracy"] == 1.0
+    run, _ = start(tmp_path, gold=0.5)
+    assert len(run.labelled()) == 6 + len(chosen) and run.problems() == []
+
+
+def test_a_batch_with_gold_images_needs_questions(tmp_path):
+    run, _ = start(tmp_path, gold=0.5)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path, gold=0.5)
+    with pytest.raises(RunError, match="--no-suggest"):
+        people.write_batch(
+            run, 0, [batch(run)[0]], images=None, suggest=False, folder=tmp_path / "b", digest=str
+        )
+
+
+def test_of_images_with_equal_features_one_is_exported_and_the_others_are_never_asked_for(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+
+    def same(shared):  # all features are those of image 7, the pictures differ
+        of = shared.provider.of
+        shared.provider = SimpleNamespace(
+            of=lambda i: of(7), has=shared.provider.has, regions=6, width=8, digest="d"
+        )
+        return shared
+
+    run, _ = start(tmp_path, change=same)
+    chosen = batch(run)
+    exported = [json.loads(x) for x in (run.folder(0) / "batch" / "batch.jsonl").read_text().splitlines()]
+    assert [e["image_id"] for e in exported] == chosen[:1]
+    assert set(people.state(run, 0).excluded) == {*chosen[1:], *batch(run, reserve=True)}

@@ -6,9 +6,10 @@ import pytest
 from active_world import world
 
 from jaxvl.active import loop
+from jaxvl.active.beginning import begin
 from jaxvl.active.folder import INITIAL, PHASES, RunError, RunFolder, runs_in
 from jaxvl.active.ledger import EVENTS
-from jaxvl.active.rounds import Run, begin
+from jaxvl.active.rounds import Run
 
 
 def run(folder, *, method="entropy", repeat=0, shared=None, **kwargs):
@@ -41,6 +42,21 @@ def test_the_budget_is_reached_and_every_image_labelled_once(whole):
     ids = one.labelled()
     assert len(ids) == len(set(ids)) == 25 and set(ids) <= set(one.pool().tolist())
     assert one.problems() == []
+
+
+def test_every_selected_image_says_how_many_it_stands_for(whole):
+    one = RunFolder(whole / "entropy" / "r0")
+    rows = one.selection(1)
+    assert (
+        sum(r["stands_for"] for r in rows) == 50 - len(one.labelled(2))
+        and one.selection(INITIAL)[0]["score"] is None
+    )
+    assert "stands_for" not in one.selection(INITIAL)[0]
+
+
+def test_what_images_stand_for_is_not_counted_if_it_is_not_wanted(tmp_path):
+    run(tmp_path, shared=world(tmp_path, stands_for=False), rounds=1)
+    assert "stands_for" not in RunFolder(tmp_path / "entropy" / "r0").selection(0)[0]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -137,3 +153,22 @@ def test_a_strategy_that_cheats_on_the_budget_is_stopped(tmp_path):
     shared.strategies = {"greedy": Greedy()}
     with pytest.raises(ValueError, match="greedy.*1 distinct"):
         run(tmp_path, method="greedy", shared=shared)
+
+
+def test_a_resumed_round_does_not_make_the_rows_of_its_samplers_again(tmp_path):
+    from jaxvl.active.strategies.classics import Entropy
+
+    made = []
+
+    class Sampled(Entropy):
+        needs = ("task",)
+
+        def data(self, stage, predict, pool, labelled, rng):
+            made.append(stage)
+            return labelled.questions
+
+    for until in ("FITTED", "SELECTED"):
+        shared = world(tmp_path)
+        shared.strategies = {"sampled": Sampled()}
+        run(tmp_path, method="sampled", shared=shared, until=until)
+    assert made == ["task"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from jaxvl.data.loader import Loader, evaluation_batches
 from jaxvl.data.records import DataError
-from jaxvl.data.region_source import RegionImages, RegionQuestions, Regions
+from jaxvl.data.region_source import RegionImages, RegionQuestions, Regions, features_digest
 from jaxvl.data.words import Words
 
 
@@ -175,3 +177,13 @@ def test_rows_end(source):
     assert len(list(source)) == len(source)
     with pytest.raises(IndexError):
         source[-1]
+
+
+def test_images_that_models_cannot_tell_apart_have_equal_digests_and_empty_ones_have_none():
+    def of(image_id):
+        features = np.full((2, 3), float(image_id % 2), np.float32)
+        return Regions(features, np.zeros((2, 4), np.float32), np.array([image_id < 4, False]))
+
+    provider = SimpleNamespace(of=of)
+    found = [features_digest(provider, i) for i in range(5)]
+    assert found[0] == found[2] != found[1] == found[3] and found[4] is None

@@ -83,6 +83,21 @@ def test_status_verify_report_and_compare(ran, tmp_path):
     assert found.code == 2 and "selection.jsonl is not the file" in found.out
 
 
+def test_a_model_of_the_whole_pool_gives_shares_and_a_dataset_map(ran, tmp_path):
+    workdir = shutil.copytree(ran[0], tmp_path / "copy")
+    trained = al("full", workdir / "ccrl" / "r0")
+    assert trained.code == 0 and "40 images, 160 questions" in trained.out, trained.err
+    assert sorted(p.name for p in (workdir / "full" / "r0").iterdir()) == [
+        "evaluation.npz",
+        "map.npz",
+        "result.json",
+    ]
+    kept = launch("launch/main.py", *flags(workdir, "active.full=true"))
+    assert kept.code == 0 and "whole pool, repeat 0: kept" in kept.out, kept.err
+    text = (workdir / "report" / "report.html").read_text()
+    assert "Dataset map of what was picked" in text and "n/a: no model of the whole pool" not in text
+
+
 def test_score_says_what_any_image_would_get_and_changes_nothing(ran, tmp_path):
     workdir, _ = ran
     one = RunFolder(workdir / "ccrl" / "r0")
@@ -115,7 +130,7 @@ def test_people_export_import_commit(tmp_path):
         locked = al("commit", path)
         assert locked.code == 3 and "works on this run" in locked.err
     ids = [row["image_id"] for row in RunFolder(path).selection(-1)]
-    qas = [{"question": "what is it?", "answers": [{"answer": "a star"}]}]
+    qas = [{"question": "what is it?", "answers": [{"answer": "a zeppelin"}]}]
     lines = [json.dumps({"schema": "ccrl.labels/1", "image_id": i, "status": "ok", "qas": qas}) for i in ids]
     bad = tmp_path / "bad.jsonl"
     bad.write_text("\n".join([*lines, "{broken"]))
@@ -126,6 +141,10 @@ def test_people_export_import_commit(tmp_path):
     good.write_text("\n".join(lines))
     taken = al("import", path, good)
     assert taken.code == 0 and "6 images" in taken.out, taken.err
+    status = al("status", path).out
+    assert (
+        "good" in status and "6 questions have an answer that the model cannot give: zeppelin (6)" in status
+    )
     assert al("commit", path).code == 0
     assert len(RunFolder(path).labelled()) == 6
 

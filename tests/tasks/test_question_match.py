@@ -215,3 +215,22 @@ def test_it_learns_which_questions_fit_an_image_and_scores_unseen_images():
 def test_wrong_options_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         QuestionMatchTask(MODEL, **kwargs)
+
+
+def test_vectors_of_images_need_no_question_and_are_those_of_the_pairs():
+    task, batch = QuestionMatchTask(MODEL), rows()
+    params = started(task, batch)
+    images = {k: batch[k] for k in ("regions", "region_mask")}
+
+    @jax.jit
+    def both(params):
+        v = task.predictors["image_state"](params, images, KEY)
+        return (
+            v,
+            MODEL.apply({"params": params}, v, method="critic_image"),
+            task.predictors["encoded"](params, batch, KEY),
+        )
+
+    v, a, encoded = both(params)
+    assert v.shape == (6, 8) and v.dtype == jnp.float32
+    np.testing.assert_allclose(a, encoded["a"], rtol=1e-5, atol=1e-6)

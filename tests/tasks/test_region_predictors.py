@@ -182,3 +182,9 @@ def test_every_predictor_of_images_fits_mcan():
         shapes
         == dict(embed=(4, 12), badge=(4, DIM), vision=(4, F), probs=(4, J, C), members=(4, J, T, C)) | kinds
     )
+
+
+def test_the_truth_is_the_probability_of_the_consensus_answer_and_0_without_one(task, params):
+    batch = {**questions(3), "hard_label": jnp.asarray([2, -1, 0], jnp.int32)}
+    p = jax.nn.softmax(task.predictors["logits"](params, batch, KEY), axis=-1)
+    close(run(task, params, "truth", batch), [p[0, 2], 0.0, p[2, 0]])

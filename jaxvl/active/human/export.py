@@ -29,6 +29,7 @@ BATCH, TABLE, IMAGES, TASKS, INTERFACE, GALLERY = (
 )  # fmt: skip
 QUESTIONS = 5  # that people are asked to write for an image
 SUGGESTED = ("pattern_id", "question", "type", "match", "uncertainty", "answer", "p_max", "rate")
+ASKED = ("pattern_id", "question", "type")  # of which people may know where gold images are mixed in
 
 
 class Batch(NamedTuple):
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
     Attributes:
       images: lines of the batch, the reserve and gold images included; questions, if these are the items.
       reserve: how many of them are the reserve.
-      duplicates: image that was left out -> the image of the batch whose picture is the same. Of questions: the ids of
-        questions that are the same about the same picture.
+      duplicates: image that was left out -> the image of the batch whose picture or features are the same. Of
+        questions: the ids of questions that are the same about the same picture.
       without_picture: images of which there is no picture.
     """
 
@@ -59,6 +60,8 @@ def export_batch(
     questions: int = QUESTIONS,
     url: str | None = None,
     gold: Sequence[int] = (),
+    known: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+    digests: Mapping[int, str | None] | None = None,
     rng: np.random.Generator | None = None,
 ) -> Batch:
     """Write a batch for people.
@@ -72,6 +75,9 @@ def export_batch(
       questions: how many to ask for an image.
       url: where pictures are served, e.g. "https://host/%012d.jpg" with a place for the image id; default: as files.
       gold: images with known labels to mix in at random places; annotators then see no scores.
+      known: image -> questions, `{"question", "type"}`, to suggest where the selection has none: of gold images those
+        with known answers.
+      digests: image -> a hash of its features; of images with equal ones, the first is exported. None = unlike others.
       rng: places the gold images.
 
     Raises:
@@ -89,15 +95,17 @@ def export_batch(
     entries: list[dict[str, Any]] = []
     for row in _with_gold(rows, gold, rng):
         image_id, item = int(row["image_id"]), item_of(row)
-        entry = _entry(row, run=run, round=round, suggest=suggest, questions=questions, rank=len(entries) + 1)
+        asked = row.get("contributors") or (known or {}).get(image_id) or []
+        entry = _entry(row, asked, run=run, round=round, suggest=suggest, questions=questions)
+        entry["rank"] = len(entries) + 1
         entry["url"] = url % image_id if url else None
         picture = images(image_id) if images is not None else None
-        if picture is not None:
-            encoded = encode(picture, image_id)
-            first = seen.setdefault((encoded.digest, question_key(row.get("question", ""))), item)
-            if first != item:
-                duplicates[item] = first
-                continue
+        encoded = None if picture is None else encode(picture, image_id)
+        first = _first(seen, row, (digests or {}).get(image_id), encoded)
+        if first is not None:
+            duplicates[item] = first
+            continue
+        if encoded is not None:
             entry.update(_stored(encoded, image_id, folder))
             thumbnails[image_id] = thumbnail(encoded.data)
         entries.append(entry)
@@ -113,6 +121,19 @@ def export_batch(
 def item_of(row: Mapping[str, Any]) -> int:
     """The id of a line's item: of its question, if it has one, or of its image."""
     return int(row.get("question_id", row["image_id"]))
+
+
+def _first(
+    seen: dict[tuple[str, str], int], row: Mapping[str, Any], features: str | None, encoded: Encoded | None
+) -> int | None:
+    """The earlier item with the same question and the same features or picture; None: there is none, it is noted."""
+    question = question_key(row.get("question", ""))
+    marks = [(f"features {features}", question)] if features is not None else []
+    marks += [(f"picture {encoded.digest}", question)] if encoded is not None else []
+    first = next((seen[m] for m in marks if m in seen), None)
+    for mark in marks:
+        seen.setdefault(mark, item_of(row) if first is None else first)
+    return first
 
 
 def _check(ids: Sequence[int], gold: Sequence[int], what: str) -> None:
@@ -145,12 +166,17 @@ def _with_gold(
 
 
 def _entry(
-    row: Mapping[str, Any], *, run: str, round: int, suggest: bool, questions: int, rank: int
+    row: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]],
+    *,
+    run: str,
+    round: int,
+    suggest: bool,
+    questions: int,
 ) -> dict[str, Any]:
-    found = row.get("contributors") or []
     suggested = [{k: c.get(k) for k in SUGGESTED} for c in found[:questions]] if suggest else []
     entry = {
-        "schema": SCHEMA, "run": run, "round": round, "rank": rank, "image_id": int(row["image_id"]), "file_name": None,
+        "schema": SCHEMA, "run": run, "round": round, "rank": 0, "image_id": int(row["image_id"]), "file_name": None,
         "url": None, "width": None, "height": None, "score": row.get("score"), "n_match": row.get("n_match"),
         "suggested": suggested, "n_questions": questions,
     }  # fmt: skip
@@ -167,7 +193,7 @@ def _write(
     suggest: bool,
     uncertainty: Mapping[int, float] | None,
 ) -> None:
-    shown = entries if uncertainty is not None else [{**e, "score": None, "n_match": None} for e in entries]
+    shown = entries if uncertainty is not None else [_blind(e) for e in entries]
     write_jsonl(folder / BATCH, shown)
     write_file(folder / TABLE, lambda p: p.write_text(_csv(shown, questions), encoding="utf-8"))
     coco = [
@@ -184,6 +210,12 @@ def _write(
     write_json(folder / TASKS, labelstudio.tasks(shown, questions=questions, uncertainty=uncertainty))
     text = labelstudio.config(questions=questions, suggest=suggest, given="question_id" in shown[0])
     write_file(folder / INTERFACE, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _blind(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A line that does not tell a gold image from others: without scores, with bare questions."""
+    asked = [{k: s.get(k) if k in ASKED else None for k in SUGGESTED} for s in entry["suggested"]]
+    return {**entry, "score": None, "n_match": None, "suggested": asked}
 
 
 def _uncertainty(row: Mapping[str, Any]) -> float:

@@ -53,7 +53,11 @@ def page(
     facts = [f"{len(entries) - gold - reserve} {noun}"]
     facts += [f"{reserve} in reserve, should others be unusable"] if reserve else []
     facts += [f"{gold} with known labels, to judge annotators by"] if gold else []
-    facts += [f"{len(duplicates)} left out, whose picture is in the batch already"] if duplicates else []
+    facts += (
+        [f"{len(duplicates)} left out, whose picture or features are in the batch already"]
+        if duplicates
+        else []
+    )
     pairs = zip(entries, items, strict=True)
     cards = "\n".join(_card(e, reasons.get(i), thumbnails.get(e["image_id"])) for e, i in pairs)
     has_reasons = any(r.get("contributors") for r in reasons.values())

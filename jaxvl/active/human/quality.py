@@ -64,14 +64,69 @@ def gold_accuracy(given: Sequence[Record], truth: Sequence[Record]) -> dict[str,
       given: `Imported.gold`.
       truth: records of those images as they were labelled before; other questions are not compared.
     """
-    known = {(int(r["image_id"]), question_key(r["question"])): list(r["answers"]) for r in truth}
+    return {name: float(np.mean(v)) for name, v in sorted(gold_scores(given, truth).items())}
+
+
+def gold_scores(given: Sequence[Record], truth: Sequence[Record]) -> dict[str, list[float]]:
+    """Official VQA accuracy of each known answer, by annotator; nobody is compared with answers of her own."""
+    known = {(int(r["image_id"]), question_key(r["question"])): r for r in truth}
     values: dict[str, list[float]] = defaultdict(list)
     for record in given:
-        answers = known.get((int(record["image_id"]), question_key(record["question"])))
-        if answers is not None:
-            for name, answer in zip(record["annotators"], record["answers"], strict=True):
-                values[_person(name)].append(scores.vqa_accuracy(answer, answers=answers))
-    return {name: float(np.mean(v)) for name, v in sorted(values.items())}
+        before = known.get((int(record["image_id"]), question_key(record["question"])))
+        if before is None:
+            continue
+        authors = [_person(n) for n in before.get("annotators") or [""] * len(before["answers"])]
+        for name, answer in zip(record["annotators"], record["answers"], strict=True):
+            others = [a for a, who in zip(before["answers"], authors, strict=True) if who != _person(name)]
+            if others:
+                values[_person(name)].append(scores.vqa_accuracy(answer, answers=others))
+    return dict(values)
+
+
+def summary(
+    records: Sequence[Record],
+    gold: Sequence[Record],
+    truth: Sequence[Record],
+    *,
+    selection: Sequence[Record],
+    answers: Collection[str] | None,
+) -> dict[str, Any]:
+    """What is said of the labels of a round, as JSON: what `report.labelling` shows.
+
+    Args:
+      records: the labels; gold: those of images with known labels; truth: what was known of these.
+      selection: the round's, for suggestions that were taken over.
+      answers: the candidate answers; None = not known.
+
+    Returns:
+      `questions`, `compared` (those with two answers or more), `agreement` (mean over them), `flagged`
+      `[{image_id, question, agreement, answers}]`, `outside` (None without `answers`), `taken_over`, and `annotators`
+      `{name: {answers, compared, agreement, gold, accuracy}}` with counts of what the two means are over.
+    """
+    found, judged = agreement(records), gold_scores(gold, truth)
+    given: Counter[str] = Counter(_person(n) for r in records for n in r.get("annotators") or ())
+    compared: Counter[str] = Counter(
+        _person(n) for r in records if len(r["answers"]) > 1 for n in r.get("annotators") or ()
+    )
+    said = {(int(r["image_id"]), r["question"]): list(r["answers"]) for r in records}
+    return {
+        "questions": len(records), "compared": len(found.questions),
+        "agreement": float(np.mean(list(found.questions.values()))) if found.questions else None,
+        "flagged": [
+            {"image_id": i, "question": q, "agreement": found.questions[i, q], "answers": said[i, q]}
+            for i, q in found.flagged
+        ],
+        "outside": None if answers is None else outside(records, answers),
+        "taken_over": sum(map(len, taken_over(records, selection).values())),
+        "annotators": {
+            name: {
+                "answers": given[name], "compared": compared[name], "agreement": found.annotators.get(name),
+                "gold": len(judged.get(name, ())),
+                "accuracy": float(np.mean(judged[name])) if name in judged else None,
+            }
+            for name in sorted({*given, *judged})
+        },
+    }  # fmt: skip
 
 
 def choose_gold(labelled: Sequence[int], *, batch: int, share: float, rng: np.random.Generator) -> list[int]:

@@ -11,6 +11,7 @@ from jaxvl.active.report import html, statistics
 from jaxvl.active.report.checks import require_comparable
 from jaxvl.active.report.comparison import bootstrap
 from jaxvl.active.report.curves import figure, points_csv
+from jaxvl.active.report.full import full_accuracy
 from jaxvl.active.report.picked import picks_of
 from jaxvl.active.report.pictures import Pictures
 from jaxvl.active.report.statistics import RunRecord
@@ -37,11 +38,11 @@ def report(runs: Sequence[RunRecord], folder: Path, *, images: Pictures | None =
     if not some:
         raise ValueError("no run has been evaluated yet: a report needs at least one round (launch/main.py)")
     require_comparable(some)
-    found = statistics.curves(some)
+    found, full = statistics.curves(some), full_accuracy(some)
     png = figure(found)
     table = points_csv(found)
     drawn = bootstrap(some, rng=np.random.default_rng(0))
-    page = html.page(html.Content(some, found, [picks_of(run) for run in some], drawn, png, images))
+    page = html.page(html.Content(some, found, [picks_of(run) for run in some], drawn, png, images, full))
     write_file(folder / FIGURE, lambda path: path.write_bytes(png))
     write_file(folder / POINTS, lambda path: path.write_text(table, encoding="utf-8"))
     write_file(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))

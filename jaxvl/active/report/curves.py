@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
+from jaxvl import plots
 from jaxvl.active.report.comparison import against
 from jaxvl.active.report.statistics import OVERALL, REFERENCE, Curves, Estimate, areas, band, estimate
-from jaxvl.plots import COLOURS, GRID, INK, MUTED
+from jaxvl.plots import COLOURS, MUTED
 
 BANDS = 4  # so many methods or fewer are drawn with the intervals of their curves
 MARKS = "osD^vP*X"
@@ -113,20 +114,11 @@ def _lines(
 
 def dress(axis: Axes, title: str, x: str) -> None:
     """Title, grid and formats of a panel over one of `AXES`, or over "round"."""
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axis.set_xlabel(LABELS.get(x, x), color=MUTED)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=x == "round"))
+    plots.dress(axis, title, LABELS.get(x, x), integer=x == "round")
     if x == "fraction":
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
     elif x == "questions":
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.grid(color=GRID, lw=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=MUTED, labelsize=9)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#bbbbbb")
 
 
 def _forest(axis: Axes, found: Curves, style: Mapping[str, Style]) -> None:

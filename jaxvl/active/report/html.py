@@ -5,16 +5,18 @@ from __future__ import annotations
 import html
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvl.active.report import labelling
 from jaxvl.active.report import picked as picks
 from jaxvl.active.report.checks import warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
+from jaxvl.active.report.full import full_parts, map_parts
 from jaxvl.active.report.matchers import (
     COLUMNS,
     approximate_lines,
@@ -80,6 +82,7 @@ class Content(NamedTuple):
     bootstrap: Bootstrap | None
     figure: bytes
     images: Pictures | None
+    full: Mapping[int, float]
 
 
 def page(content: Content) -> str:
@@ -93,15 +96,18 @@ def page(content: Content) -> str:
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),
         section("Accuracy", accuracy_table(found)),
-        section("Areas under the curves", *area_tables(found)),
+        section("Areas under the curves", *area_tables(found, content.full)),
+        section("Share of full-data accuracy", *full_parts(found, content.full)),
         section(f"Against {REFERENCE}", *reference_tables(found)),
         section("Who beats whom", penalty_table(found)),
         section("Choice of evaluation questions", bootstrap_table(content.bootstrap)),
         section("Forecast", forecast_table(found)),
         section("What was picked", *picked_parts(content)),
+        section("Dataset map of what was picked", *map_parts(content.runs)),
         section("Matching of questions and images", matcher_table(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
+        section("Labels that people made", *labelling.parts(content.runs)),
         section("Run time", time_table(content.runs)),
         section("Protocol", protocol(content.runs)),
     ]  # fmt: skip
@@ -174,13 +180,27 @@ def reasons(content: Content) -> str:
     for method in content.curves:
         run = min((r for r in content.runs if r.method == method and r.rounds), key=lambda r: r.repeat)
         for number in reversed([int(m["round"]) for m in run.rounds]):
-            rows = [row for row in run.selection(number) if row.get("contributors")][:TOP]
+            chosen = [row for row in run.selection(number) if not row.get("reserve")]
+            rows = [r for r in chosen if r.get("contributors") or r.get("stands_for") is not None][:TOP]
             if rows:
                 title = html.escape(f"{method}, repeat {run.repeat}, round {number}")
                 cards = "\n".join(_pick(row, content.images) for row in rows)
-                out.append(f'<h3>{title}</h3>\n<div class="picks">{cards}</div>')
+                out.append(f'<h3>{title}</h3>\n{standing(chosen)}<div class="picks">{cards}</div>')
                 break
     return "\n".join(out)
+
+
+def standing(rows: Sequence[Any]) -> str:
+    """How many unselected images the picks of a round stand for."""
+    counts = [r["stands_for"] for r in rows if r.get("stands_for") is not None]
+    if not counts:
+        return ""
+    q = np.quantile(counts, (0.25, 0.5, 0.75))
+    return note(
+        f"An unselected image is stood for by the picked one that is nearest to it. The {len(counts)} picks stand for "
+        f"{sum(counts):,} images: half of them for {q[0]:.0f} to {q[2]:.0f} each (median {q[1]:.0f}), at most "
+        f"{max(counts):,}, {sum(c == 0 for c in counts)} for none."
+    )
 
 
 def _pick(row: Any, images: Pictures | None) -> str:

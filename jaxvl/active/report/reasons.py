@@ -23,14 +23,12 @@ def why(reason: Mapping[str, Any] | None) -> str:
     if reason is None:
         return '<p class="facts">mixed in to judge annotators by</p>'
     facts = [f"{reason['n_match']} questions match"] if reason.get("n_match") is not None else []
-    facts += (
-        [f"stands for {reason['stands_for']} unselected images"]
-        if reason.get("stands_for") is not None
-        else []
-    )
     found = reason.get("contributors") or []
     if not found and not facts:
         facts = ["picked by its score" if reason.get("score") is not None else "picked without a score"]
+    count = reason.get("stands_for")
+    if count is not None:
+        facts.append(f"stands for {count} unselected image{'' if count == 1 else 's'}")
     values = [float(c["uncertainty"]) * float(c["rate"]) for c in found]
     score = reason.get("score")
     if found and score and len(found) < (reason.get("n_match") or 0) and sum(values) <= score:

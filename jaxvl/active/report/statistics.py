@@ -25,6 +25,7 @@ class RunRecord(Protocol):
 
     `rounds` are the metrics of every round that was evaluated: `round`, `fraction`, `n_images`, `n_qas`, `n_answers`,
     `cost {total}` and `acc {overall, yes/no, ...}` in percent. `protocol` is what runs that are compared must agree on.
+    `full` is the folder of the model of the whole pool of this repeat, if there is one.
     """
 
     @property
@@ -35,6 +36,9 @@ class RunRecord(Protocol):
 
     @property
     def protocol(self) -> dict[str, Any]: ...
+
+    @property
+    def full(self) -> Path | None: ...
 
     @property
     def rounds(self) -> list[dict[str, Any]]: ...
@@ -295,18 +299,6 @@ def saving(mine: Curve, reference: Curve, *, axis: str = "fraction") -> float | 
         reaches(reference.x(axis), reference.overall, target),
     )
     return None if t is None or t_ref is None else 1 - t / t_ref
-
-
-def full_accuracy(found: Curves) -> float | None:
-    """Mean accuracy of the points at which all of the pool has labels; None if no run went so far."""
-    at = [
-        a
-        for m in found.values()
-        for c in m.values()
-        for f, a in zip(c.fraction, c.overall, strict=True)
-        if f >= 1 and np.isfinite(a)
-    ]
-    return float(np.mean(at)) if at else None
 
 
 def average_gain(found: Curves, method: str) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxvl.active.report.comparison import Bootstrap, Paired, against, penalties, round_differences, sign_test
 from jaxvl.active.report.forecast import forecast, next_steps
+from jaxvl.active.report.full import ratio
 from jaxvl.active.report.page import note, table
 from jaxvl.active.report.statistics import (
     OVERALL,
@@ -17,9 +18,7 @@ from jaxvl.active.report.statistics import (
     Curves,
     areas,
     average_gain,
-    band,
     estimate,
-    full_accuracy,
     saving,
     span,
 )
@@ -67,7 +66,7 @@ def _accuracy(repeats: Sequence[Curve], number: int) -> str:
     return f"{one.mean:.2f}" if one.high is None else f"{one.mean:.2f} \u00b1 {one.high - one.mean:.2f}"
 
 
-def area_tables(found: Curves) -> list[str]:
+def area_tables(found: Curves, full: Mapping[int, float]) -> list[str]:
     """Area under the curve over the labelled share, over questions, and by answer type."""
     within, asked = span(found), span(found, "questions")
     if within is None:
@@ -75,20 +74,17 @@ def area_tables(found: Curves) -> list[str]:
     over = {"images": areas(found), "questions": areas(found, axis="questions")}
     kinds = sorted({k for mine in found.values() for c in mine.values() for k in c.accuracy} - {OVERALL})
     over |= {kind: areas(found, kind=kind) for kind in kinds}
-    full = full_accuracy(found)
     rows = []
-    for method, mine in found.items():
+    for method in found:
         cells = [estimate(list(a[method].values())).text() if method in a else "-" for a in over.values()]
-        scored = all(np.isfinite(c.overall).all() for c in mine.values())
-        ratio = "n/a" if full is None or not scored else f"{100 * band(mine).mean[-1] / full:.1f} %"
         gain = average_gain(found, method)
-        rows.append([method, *cells, "n/a" if gain is None else f"{gain:+.2f}", ratio])
+        rows.append([method, *cells, "n/a" if gain is None else f"{gain:+.2f}", ratio(found, full, method)])
     head = ["method", "over the pool", "over questions", *(f"{k}, over the pool" for k in kinds)]
     reach = f"Mean height of the curve from {100 * within.low:.3g} to {100 * within.high:.3g} % of the pool"
     reach += f", and from {asked.low:,.0f} to {asked.high:,.0f} questions" if asked is not None else ""
     text = (
         f"{reach}: what all runs have reached. The gain is the mean over rounds of the difference to the best other "
-        "method. Full-data accuracy is taken only from a run here that has labelled the whole pool, else n/a."
+        "method. Full-data accuracy is that of a model of the whole pool in the same harness, else n/a."
     )
     return [table([*head, "gain on the best other", "share of full-data accuracy"], rows), note(text)]
 

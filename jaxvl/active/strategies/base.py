@@ -49,6 +49,11 @@ class Strategy:
         """In which ways its choice only approximates what it stands for; they are said wherever the choice is used."""
         return ()
 
+    @property
+    def vectors(self) -> str:
+        """The predictor whose vectors of images say which images are alike; by default mean region features."""
+        return "task/vision"
+
     def on(self, unit: str) -> Strategy:
         """The strategy that chooses items of this unit, "image" or "qa" (a question about an image): itself.
 

@@ -86,6 +86,11 @@ class CCRL(Strategy):
         given = {"k_max": self.k_max, "prefilter": self.prefilter}
         return tuple(f"{name}={value}" for name, value in given.items() if value is not None)
 
+    @property
+    def vectors(self) -> str:
+        """The matcher's vectors of images; without a matcher, mean region features."""
+        return super().vectors if self.match == "all" else f"{self.stage}/image_state"
+
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:

@@ -47,11 +47,16 @@ class Coreset(Strategy):
         why = "with feature='vision' all questions about an image are the same point (feature='fused' tells them apart)"
         return images_only(self, unit, why) if self.feature == "vision" else self
 
+    @property
+    def vectors(self) -> str:
+        """The vectors in whose space the centres are."""
+        return f"task/{FEATURES[self.feature]}"
+
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:
         """The images in the order in which they are chosen; the note `distance` is what each image had at the start."""
-        name = f"task/{FEATURES[self.feature]}"
+        name = self.vectors
         x, y = (
             finite(np.asarray(predict(name, s), np.float32), name=name, ids=s.ids) for s in (pool, labelled)
         )

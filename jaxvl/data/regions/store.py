@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.atomic import TEMPORARY
+from jaxvl.atomic import TEMPORARY, Lock
 from jaxvl.data.records import DataError
 from jaxvl.data.region_source import Regions
 from jaxvl.data.regions.files import (
     DTYPES,
     MANIFEST,
-    Lock,
     StoreError,
+    StoreLocked,
     map_shard,
     read_ids,
     read_manifest,
@@ -98,7 +98,7 @@ class StoreWriter:
         self._records = np.zeros(-(-shard_bytes // self._record.itemsize), self._record)
         self._ids: list[tuple[int, int]] = []
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock: Lock | None = Lock(self.path)
+        self._lock: Lock | None = Lock(self.path, error=StoreLocked)
         try:
             self._begin()
         except BaseException:

@@ -83,6 +83,14 @@ def test_equal_pictures_are_exported_once(tmp_path):
     assert [(e["rank"], e["image_id"]) for e in lines(tmp_path)] == [(1, 10), (2, 12), (3, 13)]
 
 
+def test_equal_features_are_exported_once_and_a_chain_of_equals_is_one_group(tmp_path):
+    got = export(tmp_path, digests={10: "a", 11: "b", 12: "a", 13: None})
+    assert got.duplicates == {12: 10}
+    chain = {10: "a", 11: "a", 12: "b", 13: None}  # 11 is 10 by features, 12 is 11 by its picture
+    got = export(tmp_path, digests=chain, images=lambda i: picture(11 if i == 12 else i))
+    assert got.duplicates == {11: 10, 12: 10}
+
+
 def test_without_suggestions_nothing_for_annotators_tells_them(tmp_path):
     export(tmp_path, suggest=False)
     for name in ("batch.jsonl", "batch.csv", "images.json", "labelstudio.json", "labelstudio.xml"):

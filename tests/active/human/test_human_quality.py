@@ -36,6 +36,29 @@ def test_annotators_are_judged_by_the_official_accuracy():
     assert quality.gold_accuracy([record(["x"], ["a"], question="Another?")], truth) == {}
 
 
+def test_nobody_is_judged_by_answers_of_her_own():
+    truth = [record(["dog", "cat"], ["anna", "ben"], question="What animal?")]
+    given = [record(["dog", "dog"], ["anna", "cem"], question="What animal?")]
+    assert quality.gold_accuracy(given, truth) == {"anna": 0, "cem": pytest.approx(0.5)}
+
+
+def test_a_summary_counts_what_its_means_are_over_and_lists_what_is_doubtful():
+    records = [
+        record(list("abcd"), ["x", "y", "z", "w"], question="Why?"), record(["gnu"], ["x"], question="When?")
+    ]  # fmt: skip
+    truth, gold = [record(["a"], ["y"], image_id=9)], [record(["a"], ["x"], image_id=9)]
+    got = quality.summary(records, gold, truth, selection=[], answers=list("abcd"))
+    assert got["annotators"]["x"] == {
+        "answers": 2,
+        "compared": 1,
+        "agreement": 0.0,
+        "gold": 1,
+        "accuracy": 1.0,
+    }
+    assert got["flagged"] == [{"image_id": 1, "question": "Why?", "agreement": 0.25, "answers": list("abcd")}]
+    assert got["outside"] == {"gnu": 1} and got["questions"] == 2 and got["compared"] == 1
+
+
 def test_gold_is_a_share_of_the_batch_without_repetition():
     ids = quality.choose_gold(range(100), batch=40, share=0.1, rng=np.random.default_rng(0))
     assert len(set(ids)) == 4 and set(ids) <= set(range(100))

@@ -60,6 +60,7 @@ class FakeRun:
         root: Path | None = None, noise: float = 0.3, per_image: int = 3, reasons: bool = False, **protocol: Any,
     ):  # fmt: skip
         self.method, self.repeat, self.root, self.reasons = method, repeat, root, reasons
+        self.full: Path | None = None
         self.size, self.step = size, step
         self.protocol = {
             "pool": "abc",

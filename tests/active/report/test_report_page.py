@@ -14,8 +14,10 @@ from PIL import Image
 
 from jaxvl.active.report import report
 from jaxvl.active.report.curves import _lines, styles
+from jaxvl.active.report.html import standing
 from jaxvl.active.report.page import document, number, table
 from jaxvl.active.report.pictures import encode
+from jaxvl.active.report.reasons import why
 from jaxvl.active.report.statistics import curves
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -57,8 +59,8 @@ def test_a_full_report_has_every_section(full):
     text = checked(full)
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles == [
-        "Learning curves", "Accuracy", "Areas under the curves", "Against random", "Who beats whom",
-        "Choice of evaluation questions", "Forecast", "What was picked",
+        "Learning curves", "Accuracy", "Areas under the curves", "Share of full-data accuracy", "Against random",
+        "Who beats whom", "Choice of evaluation questions", "Forecast", "What was picked",
         "Matching of questions and images", "Score and number of matches", "Images that were picked, and why",
         "Run time", "Protocol",
     ]  # fmt: skip
@@ -121,6 +123,13 @@ def test_another_initial_set_is_refused_within_a_repeat_only(tmp_path):
     with pytest.raises(ValueError, match="ccrl, repeat 0: it starts from other images than random, repeat 0"):
         report([FakeRun("random", 0, rounds=2), other], tmp_path)
     assert report([FakeRun("random", 0, rounds=2), FakeRun("random", 1, rounds=2)], tmp_path).exists()
+
+
+def test_picks_say_how_many_images_they_stand_for():
+    assert "stands for 1 unselected image<" in why({"score": None, "stands_for": 1})
+    assert "picked by its score; stands for 12 unselected images" in why({"score": 0.5, "stands_for": 12})
+    said = standing([{"stands_for": n} for n in (0, 10, 20, 70)])
+    assert "The 4 picks stand for 100 images" in said and "median 15" in said and "1 for none" in said
 
 
 def test_texts_are_escaped():

@@ -100,11 +100,6 @@ def test_the_same_run_twice_is_an_error():
         st.curves([FakeRun("ccrl", 1), FakeRun("ccrl", 1)])
 
 
-def test_full_accuracy_is_only_taken_where_all_is_labelled():
-    assert st.full_accuracy({"a": {0: line([0.1, 0.5], [50, 60])}}) is None
-    assert st.full_accuracy({"a": {0: line([0.1, 1.0], [50, 70])}}) == 70
-
-
 def test_a_power_curve_is_found_again():
     x = np.arange(1, 9) * 0.02
     power = fit(x, 70 - 25 * (x / 0.02) ** -0.5)

@@ -7,7 +7,9 @@ import pytest
 from strategy_fakes import ASKED, J, Predict, Provider, labelled, pool
 
 from jaxvl.active.strategies.base import Strategy, finite, there, top
+from jaxvl.active.strategies.ccrl import CCRL
 from jaxvl.active.strategies.classics import Entropy, Margin, Random
+from jaxvl.active.strategies.coreset import Coreset
 from jaxvl.data.region_source import RegionImages
 
 
@@ -59,3 +61,18 @@ def test_random_is_uniform_and_asks_no_model():
     assert ((first - 300) ** 2 / 300).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
     assert ((any_ - 900) ** 2 / (900 * 0.7)).sum() * 0.9 < 27.9  # drawn without replacement
     assert predict.calls == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "vectors"),
+    [
+        (CCRL(stage="vqme_mi"), "vqme_mi/image"),
+        (CCRL(match="all"), "task/vision"),
+        (Coreset(feature="fused"), "task/embed"),
+        (Strategy(), "task/vision"),
+    ],
+)
+def test_images_are_compared_in_the_space_that_a_strategy_works_in(strategy, vectors):
+    assert strategy.vectors == vectors
+    stage = vectors.partition("/")[0]
+    assert stage == "task" or stage in strategy.needs

@@ -115,9 +115,7 @@ def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
     have, need = len(state(run, round).ids), math.ceil(min_fraction * wanted)
     if have >= need:
         return ""
-    return (
-        f"{have} of {wanted} {run.unit.many} of round {round} have labels, {need} are needed (al.py import, or commit)"
-    )
+    return f"{have} of {wanted} {run.unit.many} of round {round} have labels, {need} are needed (al.py import or commit)"
 
 
 def taken(run: RunFolder, round: int) -> Taken:

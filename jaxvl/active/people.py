@@ -115,7 +115,8 @@ def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
     have, need = len(state(run, round).ids), math.ceil(min_fraction * wanted)
     if have >= need:
         return ""
-    return f"{have} of {wanted} {run.unit.many} of round {round} have labels, {need} are needed (al.py import or commit)"
+    got = f"{have} of {wanted} {run.unit.many} of round {round} have labels"
+    return f"{got}, {need} are needed (al.py import, or commit)"
 
 
 def taken(run: RunFolder, round: int) -> Taken:

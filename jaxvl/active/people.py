@@ -226,8 +226,8 @@ def lacking(run: RunFolder, round: int, min_fraction: float) -> str:
     have, need = len(state(run, round).ids), math.ceil(min_fraction * wanted)
     if have >= need:
         return ""
-    what = f"{have} of {wanted} {run.unit.many} of round {round}"
-    return f"{what} have labels, {need} are needed (al.py import, or commit)"
+    got = f"{have} of {wanted} {run.unit.many} of round {round} have labels"
+    return f"{got}, {need} are needed (al.py import, or commit)"
 
 
 def taken(run: RunFolder, round: int) -> Taken:

@@ -46,7 +46,7 @@ def pairs(n=12):
 def known(n=6):
     """Labelled questions, two an image, in another order than their records."""
     records = [
-        dict(image=f"{i // 2}.jpg", image_id=1500 + i // 2, question=TEXTS[i % 3], question_id=1000 + 5 * i % 7,
+        dict(image=f"{i // 2}.jpg", image_id=1500 + i // 2, question=TEXTS[i % 3], question_id=1000 + (3 * i + 2) % 7,
              answers=["yes"] * 10, answer_type=("yes/no", "number", "other")[i % 3])
         for i in range(n)
     ]  # fmt: skip

@@ -101,7 +101,9 @@ def active() -> dict:
     )
 
 
+ABLATIONS: dict = {}
 TINY = {f"stages.{name}.min_steps": 2 for name in (*MODELS, "vqme")} | {f"stages.{name}.epochs": 1 for name in MODELS}
+SCALES = {"small": {}, "tiny": TINY}
 VARIANTS = {"daquar": {}, "coco": {f"active.{key}": value for key, value in COCO.items()}, "people": {
     "active.oracle.name": "people"}}
 
@@ -110,5 +112,4 @@ def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,variant=coco"; `scale=tiny` takes an epoch a model."""
     probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=20, fusion="concat")
     config = C.base(hint=HINT, active=active(), stages=stages(), probe=probe, report={})
-    return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations={}, scales={"small": {}, "tiny": TINY},
-                   chains=CHAINS)
+    return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

@@ -66,7 +66,7 @@ class Scores(Predict):
         self.score, self.patterns, self.vectors, self.budget = score, patterns, vectors, None
 
     def __call__(self, name, source):
-        if name == "vqme/image_embed":
+        if name == "vqme/image_state":
             return np.stack([self.vectors[int(i)] for i in source.ids])
         self.budget = source.budget
         ones = np.where(self.patterns >= 0, 0.5, -1.0)

@@ -34,6 +34,7 @@ from jaxvl.active.world import TASK, Options, World, digest
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
+from jaxvl.data.images import ImageError
 from jaxvl.data.region_source import RegionQuestions, features_digest, require_regions
 from jaxvl.data.words import Words
 from jaxvl.models import MODELS
@@ -96,7 +97,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=val,
         fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
         engines=engines(config, stages, partition, objects), simulated=simulated,
-        data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
+        data_key=data_key(config, records, held, provider), picture=pictures(config, pool, provider, records),
         questions=questions, approximate=approximate,
     )  # fmt: skip
     check_shapes(made, stages)
@@ -378,7 +379,7 @@ def picture(config: ConfigDict) -> Any:
     """`pictures` of a config's pool, without its models."""
     pool = build.reader(config.active.pool, "config.active.pool")
     records = [pool.annotation(i) for i in range(len(pool))]
-    return pictures(pool, make(PROVIDERS, "region provider", config.active.regions), records)
+    return pictures(config, pool, make(PROVIDERS, "region provider", config.active.regions), records)
 
 
 def digest_of_features(config: ConfigDict) -> Callable[[int], str | None]:
@@ -386,8 +387,12 @@ def digest_of_features(config: ConfigDict) -> Callable[[int], str | None]:
     return functools.partial(features_digest, make(PROVIDERS, "region provider", config.active.regions))
 
 
-def pictures(pool: Any, provider: Any, records: Sequence[Any]) -> Any:
-    """image_id -> RGB array of the pool's images, for people to look at; None where there are none."""
+def pictures(config: ConfigDict, pool: Any, provider: Any, records: Sequence[Any]) -> Any:
+    """image_id -> RGB array of the pool's images, for people to look at; None where there are none.
+
+    There are none if the config names no folder of images (`active.pool.images=None`, as at paper scale, which needs
+    features only) and the first image cannot be read without one. In a folder that is named all must be there.
+    """
     if hasattr(provider, "picture"):
         return provider.picture
     first = {int(r["image_id"]): i for i, r in reversed(list(enumerate(records)))}
@@ -395,7 +400,14 @@ def pictures(pool: Any, provider: Any, records: Sequence[Any]) -> Any:
     def picture(image_id: int) -> Any:
         return pool.image(first[image_id])
 
-    return picture if hasattr(pool, "image") else None
+    if not hasattr(pool, "image"):
+        return None
+    if config.active.pool.get("images") is None and len(records):
+        try:
+            pool.image(0)
+        except ImageError:
+            return None
+    return picture
 
 
 def data_key(

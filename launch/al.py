@@ -144,11 +144,10 @@ def status(args: argparse.Namespace) -> None:
 
 def labels_of(run: Any) -> None:
     """Print how good the labels are that people made; nothing if they made none."""
-    from jaxvl.active import people
     from jaxvl.active.report import labelling
     from jaxvl.display import table
 
-    got = people.quality_so_far(run)
+    got = labelling.of_run(run)
     if got is not None:
         title = f"Labels that people made: {run.method}, repeat {run.repeat}"
         table(title, labelling.HEAD, labelling.annotator_rows(got))

@@ -85,6 +85,7 @@ def test_rounds_run_from_vqa_v2_files_and_stores(data, tmp_path, monkeypatch, ca
     run = RunFolder(tmp_path / "run" / "random" / "r0")
     assert [(m["n_images"], m["n_qas"], m["n_answers"]) for m in run.rounds] == [(4, 8, 80), (8, 16, 160)]
     assert set(run.rounds[0]["acc"]) == {"overall", "yes/no", "number", "other"}
+    assert "stands for" in (tmp_path / "run" / "report" / "report.html").read_text()  # without a picture
     assert "16 images in the pool" in capsys.readouterr().out
 
 

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.active.bank import pattern_id
-from jaxvl.active.folder import ANSWERS, INITIAL, LABELS, QUALITY, RunError, RunFolder, plain_record
+from jaxvl.active.folder import ANSWERS, LABELS, QUALITY, RunError, RunFolder, plain_record
 from jaxvl.active.human import Imported, export_batch, merge_records, read_labels
 from jaxvl.active.human.export import QUESTIONS
 from jaxvl.active.human.quality import choose_gold, summary
 from jaxvl.active.items import IMAGE
 from jaxvl.active.ledger import Ledger
 from jaxvl.active.report.balance import question_key
-from jaxvl.active.report.labelling import combined
 from jaxvl.active.report.pictures import Pictures
 from jaxvl.active.seeds import generator
 from jaxvl.active.world import World
@@ -50,6 +49,7 @@ def export(run: RunFolder, round: int, world: World) -> tuple[Path, list[int]]:
     )  # fmt: skip
     write_json(folder / DUPLICATES, sorted(copies))
     write_json(run.folder(round) / ANSWERS, world.answers)
+    (run.folder(round) / QUALITY).unlink(missing_ok=True)  # of a round that was rolled back
     return folder, chosen
 
 
@@ -113,9 +113,10 @@ def _questions(
     ]  # fmt: skip
     out: dict[int, list[dict[str, Any]]] = {int(i): [q for j, q in bare if j == i] for i in gold}
     distinct = list({q["pattern_id"]: q for _, q in bare}.values())
-    most = min(QUESTIONS, max(map(len, out.values())), len(distinct))
+    counts = [min(QUESTIONS, len(asked), len(distinct)) for asked in out.values()]
     for image_id in others:
-        out[int(image_id)] = [distinct[k] for k in rng.choice(len(distinct), most, replace=False)]
+        some = rng.choice(len(distinct), rng.choice(counts), replace=False)
+        out[int(image_id)] = [distinct[k] for k in some]
     return out
 
 
@@ -163,6 +164,7 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
                 run.unit.many: len({r[run.unit.key] for r in found.records}),
             },
         )
+    write_json(run.folder(round) / QUALITY, quality(run, round, state(run, round).records))
     return found
 
 
@@ -206,18 +208,6 @@ def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) ->
     path = run.folder(round) / ANSWERS
     answers = read_json(path) if path.exists() else None
     return summary(records, given, truth, selection=run.selection(round), answers=answers)
-
-
-def quality_so_far(run: RunFolder) -> dict[str, Any] | None:
-    """`quality` over all rounds, that under way included; None if no labels of people have come in."""
-    found = []
-    for round in range(INITIAL, run.last_round() + 1):
-        path = run.folder(round) / QUALITY
-        if "IMPORTED" in run.events(round):
-            found += [read_json(path)] if path.exists() else []
-        elif _received(run, round):
-            found.append(quality(run, round, state(run, round).records))
-    return combined(found) if found else None
 
 
 def lacking(run: RunFolder, round: int, min_fraction: float) -> str:

@@ -10,6 +10,7 @@ from active_world import world
 
 from jaxvl.active import people
 from jaxvl.active.folder import INITIAL, RunError, RunFolder
+from jaxvl.active.report import labelling
 from jaxvl.active.rounds import Run
 
 
@@ -124,7 +125,7 @@ def test_gold_images_come_back_as_a_judgement_of_annotators_and_never_as_labels(
     with run.ledger.open() as ledger:
         people.receive(run, ledger, 0, tmp_path / "bea.jsonl")
     assert people.state(run, 0).ids == chosen
-    judged = people.quality_so_far(run)["annotators"]["bea"]
+    judged = labelling.of_run(run)["annotators"]["bea"]
     assert judged["gold"] == 8 and judged["accuracy"] == 1.0
     run, _ = start(tmp_path, gold=0.5)
     assert len(run.labelled()) == 6 + len(chosen) and run.problems() == []
@@ -156,3 +157,15 @@ def test_of_images_with_equal_features_one_is_exported_and_the_others_are_never_
     exported = [json.loads(x) for x in (run.folder(0) / "batch" / "batch.jsonl").read_text().splitlines()]
     assert [e["image_id"] for e in exported] == chosen[:1]
     assert set(people.state(run, 0).excluded) == {*chosen[1:], *batch(run, reserve=True)}
+
+
+def test_what_was_said_of_labels_is_forgotten_with_a_round_that_is_rolled_back(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+    assert labelling.of_run(run)["questions"] == 12 + 14
+    with run.ledger.open() as ledger:
+        ledger.append("ROLLED_BACK", to=next(e.seq for e in ledger.valid() if e.data["round"] == 0), round=0)
+    run, _ = start(tmp_path)
+    assert labelling.of_run(run)["questions"] == 12

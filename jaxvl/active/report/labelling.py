@@ -1,6 +1,6 @@
 """How good labels of people are, over the rounds of a run: tables for a terminal and for the page. NumPy only.
 
-Specification 11.7. A round's `quality.json` is made by `human.quality.summary`.
+Specification 11.7. A round's `quality.json` is what `human.quality.summary` says after each import.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         )
     flagged = found["flagged"]
     if flagged:
-        lines.append(f"{len(flagged)} questions where {FLAG_TEXT}, worst first{_more(flagged)}:")
+        lines.append(f"questions where {FLAG_TEXT}: {len(flagged)}, worst first{_more(flagged)}:")
         lines += [
             f"  image {f['image_id']}: {f['question']} {_percent(f['agreement'])} ({', '.join(f['answers'])})"
             for f in flagged[:SHOWN]
@@ -77,15 +77,15 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     if outside:
         listed = ", ".join(f"{answer} ({n})" for answer, n in list(outside.items())[:SHOWN])
         lines.append(
-            f"{sum(outside.values())} questions have an answer that the model cannot give{_more(outside)}: {listed}"
+            f"answers that the model cannot give, to {sum(outside.values())} of the questions{_more(outside)}: {listed}"
         )
     return lines
 
 
 def of_run(run: RunRecord) -> dict[str, Any] | None:
-    """The combined summary of a run's rounds that people labelled; None if they labelled none."""
+    """The combined summary of a run's rounds, that which waits for labels included; None if people labelled none."""
     numbers = [-1, *(int(m["round"]) for m in run.rounds)]
-    paths = [run.folder(r) / QUALITY for r in numbers if run.questions(r)]
+    paths = [run.folder(r) / QUALITY for r in numbers if "EXPORTED" in run.events(r)]
     rounds = [read_json(path) for path in paths if path.exists()]
     return combined(rounds) if rounds else None
 

@@ -136,7 +136,7 @@ class FakeRun:
         return {
             "TRAINED": Event({"seconds": 120.0, "model": {"hit": round == 0}}), "EVALUATED": Event({"seconds": 9.5}),
             "FITTED": Event({"seconds": 60.0, "models": models}),
-            "SCORED": Event({"seconds": 4.0, "strategy_seconds": 3.4}),
+            "SCORED": Event({"seconds": 4.0, "strategy_seconds": 3.4}), "EXPORTED": Event({"seconds": 0.0}),
         }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ def test_means_of_rounds_are_weighted_by_what_they_are_over():
 def test_remarks_name_the_doubtful_questions_and_the_answers_that_cannot_be_given():
     said = "\n".join(labelling.remarks(labelling.combined([one(0.5, 1)])))
     assert (
-        "image 7: Why <b>? 20 % (a, b)" in said and "2 questions have an answer that the model cannot" in said
+        "image 7: Why <b>? 20 % (a, b)" in said
+        and "answers that the model cannot give, to 2 of the questions: gnu (2)" in said
     )
     assert "gnu (2)" in said
 

@@ -14,7 +14,9 @@ DATA = {
     "scenes": Data("the embedded world (generated scenes as region features)", "configs/ccrl.py"),
     "daquar": Data("DAQUAR photos as EfficientNet grid features", "configs/ccrl_photos.py", "variant=daquar"),
     "coco": Data(
-        "COCO photos with yes/no questions, as EfficientNet grid features", "configs/ccrl_photos.py", "variant=coco"
+        "COCO photos with yes/no questions, as EfficientNet grid features",
+        "configs/ccrl_photos.py",
+        "variant=coco",
     ),
 }
 STEPS = {

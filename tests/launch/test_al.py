@@ -143,7 +143,8 @@ def test_people_export_import_commit(tmp_path):
     assert taken.code == 0 and "6 images" in taken.out, taken.err
     status = al("status", path).out
     assert (
-        "good" in status and "answers that the model cannot give, to 6 of the questions: zeppelin (6)" in status
+        "good" in status
+        and "answers that the model cannot give, to 6 of the questions: zeppelin (6)" in status
     )
     assert al("commit", path).code == 0
     assert len(RunFolder(path).labelled()) == 6

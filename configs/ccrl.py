@@ -86,10 +86,10 @@ def active() -> dict:
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
         answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9), bank=dict(max=1024, reduce="medoid"),
         init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
+        proposer="bank_random", share_task_model="plain", warm_start=False,  # A17, A16, section 1.4
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
-        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0),
-        stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3),
-        scoring=dict(block=256, pairs=2048), strategies=strategies(),
+        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), scoring=dict(block=256, pairs=2048),
+        stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), strategies=strategies(),
     )
 
 

@@ -5,6 +5,7 @@ Nothing below this file sees a config.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -24,10 +25,11 @@ from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop, targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
 from jaxvl.active.oracle import Oracle, records_of
+from jaxvl.active.proposers import MATCHED, PROPOSERS
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import ENGINE
-from jaxvl.active.world import TASK, Options, World
+from jaxvl.active.world import SAMPLER, SHARING, TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
@@ -55,6 +57,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         )
     if active.oracle.name not in ORACLES:
         raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
+    protocol = options(active)
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
     if hasattr(
@@ -77,13 +80,19 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     strategies = chosen(config, methods)
-    needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
+    needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in protocol.needs(s))]
     rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
-    stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
+    stages = {
+        name: stage(config, name, words, answers, provider, partition, rows)
+        for name in needed
+        if name != SAMPLER
+    }
+    if SAMPLER in needed:  # the task model's programs serve both
+        stages[SAMPLER] = dataclasses.replace(stages[TASK], name=SAMPLER)
     questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
     made = World(
         seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
-        fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
+        fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=protocol,
         engines=engines(config, stages, partition), simulated=simulated,
         data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
     )  # fmt: skip
@@ -94,8 +103,18 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
 def options(active: ConfigDict) -> Options:
     """The protocol's choices."""
     oracle = active.oracle
+    if active.proposer not in PROPOSERS:
+        raise unknown("config.active.proposer", active.proposer, PROPOSERS)
+    if active.proposer == "visible" and oracle.name != "simulate":
+        raise ConfigError(
+            "config.active.proposer='visible' needs config.active.oracle.name='simulate': the images that people "
+            "annotate have no questions yet"
+        )
+    if active.share_task_model not in SHARING:
+        raise unknown("config.active.share_task_model", active.share_task_model, SHARING)
     return Options(
-        asked=active.asked, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
+        asked=active.asked, proposer=active.proposer, share_task_model=active.share_task_model,
+        warm_start=active.warm_start, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
@@ -170,7 +189,8 @@ def engines(config: ConfigDict, stages: Mapping[str, Stage], partition: Partitio
         return {}
     matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
-    return {ENGINE: PoolScorer(matcher, answer, partition=partition, **plain(config.active.scoring))}
+    scorer = PoolScorer(matcher, answer, partition=partition, **plain(config.active.scoring))
+    return {ENGINE: scorer, MATCHED: scorer.strongest}
 
 
 def _model_of(stage: Stage) -> Any:
@@ -275,7 +295,8 @@ def data_key(
         "pool": _digest(records),
         "val": _digest(held) + f"-{config.active.variant}",
         "regions": str(provider.digest),
-        "asked": str(config.active.asked),
+        "asked": ("" if config.active.proposer == "bank_random" else f"{config.active.proposer}/")
+        + str(config.active.asked),
     }
 
 

@@ -12,6 +12,7 @@ from jaxvl import build_active
 from jaxvl import config as cfg
 from jaxvl.active import loop
 from jaxvl.active.folder import RunFolder
+from jaxvl.active.proposers import caution
 from jaxvl.active.report import report
 from jaxvl.active.report.statistics import estimate
 from jaxvl.display import table
@@ -34,6 +35,9 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
         cfg.save(config, root / "config.json")
         images, step = len(world.oracle.ids), world.counts
         print(f"{images} images in the pool; labelled at the rounds: {', '.join(map(str, step))}")
+        said = caution(world.options.proposer)
+        if said is not None:
+            print(f"active.proposer={world.options.proposer}: {said}")
         outcomes = loop.run(world, root, methods=methods, repeats=repeats)
     found = loop.runs(root, methods, repeats)
     if any(run.rounds for run in found):

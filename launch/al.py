@@ -111,6 +111,8 @@ def status(args: argparse.Namespace) -> None:
             now = f"finished: {run.ledger.last(FINISHED).data['why']}"
         elif phase == "IMPORTED" and "EXPORTED" in run.events(round):
             now = people.lacking(run, round, min_fraction(run)) or now
+        if run.protocol["proposer"].startswith("visible/"):
+            now += " (transductive)"
         last = f"{scores[-1]:.2f}" if scores else "-"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "images", "accuracy", "state"), rows)

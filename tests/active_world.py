@@ -50,8 +50,12 @@ class FakeFitter:
     def __init__(self, folder: Path, answers: int):
         self.folder, self.stages = folder, {"task": FakeStage(FakeTrainer(answers))}
         self.fits: list[str] = []
+        self.starts: list[str | None] = []
 
-    def fit(self, name: str, source: Any, *, seed: int, data: Any, title: str = "") -> Fitted:
+    def fit(
+        self, name: str, source: Any, *, seed: int, data: Any, title: str = "", start: str | None = None
+    ) -> Fitted:
+        self.starts.append(start)
         text = json.dumps([name, seed, data, len(source)], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         path = self.folder / f"{name}-{key}" / "result.json"

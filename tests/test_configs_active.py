@@ -99,6 +99,9 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.strategies.random.name": "randm"}, "did you mean 'random'"),
         ({"stages.task.model.heads": 7}, "heads"),
         ({"active.words.scope": "some"}, "scope"),
+        ({"active.proposer": "bank"}, "config.active.proposer"),
+        ({"active.proposer": "visible", "active.oracle.name": "people"}, "no questions yet"),
+        ({"active.share_task_model": "always"}, "config.active.share_task_model"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):

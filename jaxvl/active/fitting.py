@@ -117,7 +117,9 @@ class Fitter:
     def __init__(self, folder: Path, stages: Mapping[str, Stage], *, sigterm: Sigterm | None = None):
         self.folder, self.stages, self.sigterm = folder, dict(stages), sigterm
 
-    def fit(self, name: str, source: Source, *, seed: int, data: Any, title: str = "") -> Fitted:
+    def fit(
+        self, name: str, source: Source, *, seed: int, data: Any, title: str = "", start: str | None = None
+    ) -> Fitted:
         """Train a stage on a source, or load what it was trained to before.
 
         Args:
@@ -127,6 +129,7 @@ class Fitter:
           data: JSON that says what the source depends on: labelled ids, files, models. With the stage's section and
             the seed it is the key under which the model is kept.
           title: for the display.
+          start: key of a model of this stage whose parameters are the initial ones; `data` must name it.
         """
         stage = self.stages[name]
         key = self.key(name, seed=seed, data=data)
@@ -136,7 +139,7 @@ class Fitter:
                 return Fitted(self._load(stage, folder, source), key, True, read_json(folder / RESULT))
             stage.trainer.reseed(seed)
             started = time.monotonic()
-            params, more = self._train(stage, source, folder, seed, title or name)
+            params, more = self._train(stage, source, folder, seed, title or name, start=start)
             flat = {
                 "/".join(k): np.asarray(v)
                 for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
@@ -157,20 +160,22 @@ class Fitter:
         Raises:
           FileNotFoundError: it is gone.
         """
-        folder = self.folder / f"{name}-{key}"
+        return self._load(self.stages[name], self.folder / f"{name}-{key}", source)
+
+    def _load(self, stage: Stage, folder: Path, source: Source) -> PyTree:
+        tree = self._tree(folder)
+        return stage.trainer.init(example(source, stage.batch(source)), load=lambda fresh: tree).params
+
+    def _tree(self, folder: Path) -> PyTree:
         if not (folder / RESULT).exists():
             raise FileNotFoundError(
                 f"{folder}: the model of a finished phase is gone; restore it or roll back"
             )
-        return self._load(self.stages[name], folder, source)
-
-    def _load(self, stage: Stage, folder: Path, source: Source) -> PyTree:
         flat = safetensors.numpy.load_file(folder / PARAMS)
-        tree = unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
-        return stage.trainer.init(example(source, stage.batch(source)), load=lambda fresh: tree).params
+        return unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
 
     def _train(
-        self, stage: Stage, source: Source, folder: Path, seed: int, title: str
+        self, stage: Stage, source: Source, folder: Path, seed: int, title: str, *, start: str | None
     ) -> tuple[PyTree, dict[str, Any]]:
         trainer, plateau = stage.trainer, stage.plateau
         held: Source | None = None
@@ -187,7 +192,8 @@ class Fitter:
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         # Which state was best so far is not in a checkpoint: a fit that may end early starts anew.
         step = checkpoints.latest() if plateau is None else None
-        state = self._begin(stage, source, rates, steps)
+        first = None if start is None else self._tree(self.folder / f"{stage.name}-{start}")
+        state = self._begin(stage, source, rates, steps, first)
         if step is not None:
             state = checkpoints.restore(step, trainer.abstract)
         log = Log(folder, append_from_step=step)
@@ -213,9 +219,14 @@ class Fitter:
             return best.params, {**more, "held_out": best.scores}
         return exported(stage.trainer, state), more
 
-    def _begin(self, stage: Stage, source: Source, rates: Any, steps: int) -> TrainState:
-        vectors = stage.vectors
-        load = None if vectors is None else lambda fresh: with_vectors(fresh, vectors)
+    def _begin(
+        self, stage: Stage, source: Source, rates: Any, steps: int, first: PyTree | None
+    ) -> TrainState:
+        vectors, load = stage.vectors, None
+        if first is not None:
+            load = lambda fresh: first  # noqa: E731
+        elif vectors is not None:
+            load = lambda fresh: with_vectors(fresh, vectors)  # noqa: E731
         state = stage.trainer.init(example(source, stage.batch(source)), load=load)
         extra = state.extra
         if isinstance(extra, dict) and "steps" in extra:  # a task that changes after a share of its updates

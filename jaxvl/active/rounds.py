@@ -34,11 +34,13 @@ from jaxvl.active.folder import (
     plain_record,
 )
 from jaxvl.active.pool import Candidates, Labelled
+from jaxvl.active.proposers import PROPOSERS, About, Asked, caution
 from jaxvl.active.seeds import generator, seed_of
 from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows
 from jaxvl.active.strategies.base import Strategy
-from jaxvl.active.world import TASK, World
+from jaxvl.active.world import SAMPLER, TASK, Options, World
 from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
+from jaxvl.data.region_source import RegionImages
 from jaxvl.types import PyTree, Rows, Source
 
 SHARDS = "scoring"  # folder of a round for what an engine has scored so far
@@ -73,6 +75,8 @@ class Run:
         self.strategy: Strategy = world.strategies[method]
         self.params: dict[str, PyTree] = {}
         self.keys: dict[str, str] = {}
+        self.needs = world.options.needs(self.strategy)
+        self._pool: tuple[Labelled, Candidates] | None = None
         self.started = time.monotonic()
 
     def __enter__(self) -> Run:
@@ -124,7 +128,11 @@ class Run:
     # ---- phases -------------------------------------------------------------------------------------------
 
     def _trained(self, round: int) -> dict[str, Any]:
-        fitted = self._fit(TASK, self.labelled(round).questions, round, data={})
+        start = None  # from scratch, unless the model of the round before is to be trained on
+        if self.world.options.warm_start and round > 0:
+            start = self.folder.events(round - 1)["TRAINED"].data["model"]["key"]
+        data = {} if start is None else {"start": start}
+        fitted = self._fit(TASK, self.labelled(round).questions, round, data=data, start=start)
         kept = "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
         self._tell(round, f"task model on {len(self.labelled(round))} images: {kept}")
         return {"model": fitted}
@@ -159,6 +167,7 @@ class Run:
             "train": {TASK: result},
             "balance": balance.summary(labelled.shares.counts, KINDS),
             "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
+            "proposer": proposer_of(world.options),
         }
         write_json(path / METRICS, metrics)
         self._tell(round, f"accuracy {metrics['acc']['overall']:.2f}")
@@ -166,12 +175,11 @@ class Run:
 
     def _fitted(self, round: int) -> dict[str, Any]:
         self._load(TASK, round)
+        self.keys = {TASK: self.keys[TASK]}  # keys of models must not tell whether a run was resumed
         models = {}
-        for stage in self.strategy.needs:
-            source = self.strategy.data(
-                stage, self.predict, self.pool(round), self.labelled(round), self._rng(round, stage, "data")
-            )
-            shared = type(self.strategy).data is Strategy.data
+        for stage in self.needs:
+            source = self._rows(stage, round)
+            shared = stage not in self.strategy.needs or type(self.strategy).data is Strategy.data
             data = {} if shared else self._dependent()
             models[stage] = self._fit(stage, source, round, data=data)
             kept = "kept" if models[stage]["hit"] else f"{models[stage]['result']['seconds']:.1f} s"
@@ -190,7 +198,7 @@ class Run:
         reserve = 0 if self.world.simulated else int(np.ceil(self.world.options.reserve * wanted))
         budget = min(wanted + reserve, len(pool))
         started = time.monotonic()
-        found = self.strategy(self.predict, pool, self.labelled(round), budget, self._rng(round, "select"))
+        found = self.strategy(self.ask, pool, self.labelled(round), budget, self._rng(round, "select"))
         check_selection(found, pool, budget, self.method)
         path = self.folder.folder(round) / SCORES
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
@@ -269,8 +277,8 @@ class Run:
         round = fitted[-1]
         self._load_all(round)
         labelled = self.labelled(round)
-        pool = self.world.candidates(np.array(sorted(set(ids)), np.int64), labelled, self.asked(round))
-        found = self.strategy(self.predict, pool, labelled, len(pool), self._rng(round, "preview"))
+        pool = self._candidates(np.array(sorted(set(ids)), np.int64), round)
+        found = self.strategy(self.ask, pool, labelled, len(pool), self._rng(round, "preview"))
         arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
         score = np.zeros(0) if found.score is None else np.asarray(found.score)
         scores = {"ids": pool.ids, "rows": np.asarray(found.rows), "score": score, **arrays}
@@ -290,6 +298,12 @@ class Run:
             )
         return self.world.fitter.stages[stage].trainer.predict(self.params[stage], predictor, source)
 
+    def ask(self, name: str, source: Source) -> Rows:
+        """`predict` as the strategy has it: "task" is its own model if the scored one is not shared (A16)."""
+        if SAMPLER in self.needs and name.startswith(f"{TASK}/"):
+            name = f"{SAMPLER}/{name.partition('/')[2]}"
+        return self.predict(name, source)
+
     @functools.lru_cache(maxsize=1)  # noqa: B019  a run lives as long as its command
     def labelled(self, round: int) -> Labelled:
         """The labelled images at the start of a round, with their questions."""
@@ -306,17 +320,34 @@ class Run:
         return self.labelled(round).bank
 
     def pool(self, round: int) -> Candidates:
-        """The unlabelled images of a round, with the questions that all methods ask of them."""
+        """The unlabelled images of a round, with the questions that are asked of them."""
         labelled = self.labelled(round)
+        if self._pool is not None and self._pool[0] is labelled:
+            return self._pool[1]
         taken = {*self.folder.labelled(round), *self.folder.excluded()}
         ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
         cache = self.folder.folder(round) / SHARDS  # a pass over a large pool goes on where it was killed
-        return self.world.candidates(ids, labelled, self.asked(round), cache=cache)
+        self._pool = labelled, self._candidates(ids, round, cache=cache)
+        return self._pool[1]
+
+    def _candidates(self, ids: np.ndarray, round: int, *, cache: Path | None = None) -> Candidates:
+        labelled, options = self.labelled(round), self.world.options
+        about = About(
+            labelled.bank, self.asked(round), options.asked, labelled.records, self.predict,
+            self.world.oracle.questions, self.world.words,
+        )  # fmt: skip
+        # Where nobody reads what is asked, the cheapest questions do.
+        ask = PROPOSERS[options.proposer if self.strategy.asks else "bank_random"]
+
+        def asked(images: RegionImages) -> Asked:
+            return ask(images, about)
+
+        return self.world.candidates(ids, labelled, asked, cache=cache)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def asked(self, round: int) -> np.ndarray:
-        """Positions in the bank of the patterns that are asked of every image (A17): common to methods, if they are
-        at equal labelled sets."""
+        """Positions in the bank of the patterns that "bank_random" asks of every image (A17): common to methods, if
+        they are at equal labelled sets."""
         labelled = self.labelled(round)
         kinds = Counter(r["answer_type"] for r in labelled.records)
         rng = generator(self.world.seed, self.repeat, round, "proposer")
@@ -326,13 +357,16 @@ class Run:
 
     # ---- models ---------------------------------------------------------------------------------------------
 
-    def _fit(self, stage: str, source: Source, round: int, *, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _fit(
+        self, stage: str, source: Source, round: int, *, data: Mapping[str, Any], start: str | None = None
+    ) -> dict[str, Any]:
         fitted = self.world.fitter.fit(
             stage,
             source,
             seed=self._seed(stage, round),
             data=self._data(round, data),
             title=self._title(round, stage),
+            **({} if start is None else {"start": start}),
         )
         self.params[stage], self.keys[stage] = fitted.params, fitted.key
         return {"key": fitted.key, "hit": fitted.hit, "result": dict(fitted.result)}
@@ -344,19 +378,22 @@ class Run:
         if self.keys.get(stage) != known["key"]:
             source: Source = self.labelled(round).questions
             if stage != TASK:
-                source = self.strategy.data(
-                    stage,
-                    self.predict,
-                    self.pool(round),
-                    self.labelled(round),
-                    self._rng(round, stage, "data"),
-                )
+                source = self._rows(stage, round)
             self.params[stage] = self.world.fitter.load(stage, known["key"], source)
             self.keys[stage] = known["key"]
 
     def _load_all(self, round: int) -> None:
-        for stage in (TASK, *self.strategy.needs):
+        for stage in (TASK, *self.needs):
             self._load(stage, round)
+
+    def _rows(self, stage: str, round: int) -> Source:
+        """Training rows of a sampler stage: the strategy's, or the labelled questions for one it did not ask for."""
+        labelled = self.labelled(round)
+        if stage not in self.strategy.needs:
+            return labelled.questions
+        return self.strategy.data(
+            stage, self.ask, self.pool(round), labelled, self._rng(round, stage, "data")
+        )
 
     def _result(self, stage: str, round: int) -> dict[str, Any]:
         model = self.folder.events(round)["TRAINED"].data["model"]
@@ -374,7 +411,8 @@ class Run:
         }
 
     def _seed(self, stage: str, round: int) -> int:
-        return seed_of(self.world.seed, self.repeat, round, stage)
+        own = (self.method,) if stage == SAMPLER else ()  # the others are shared where their rows agree
+        return seed_of(self.world.seed, self.repeat, *own, round, stage)
 
     def _rng(self, round: int, *purpose: str) -> np.random.Generator:
         return generator(self.world.seed, self.repeat, self.method, round, *purpose)
@@ -409,9 +447,13 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
     """
     protocol = {
         "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
-        "proposer": f"bank_random/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
+        "proposer": f"{world.options.proposer}/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
         "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
     }  # fmt: skip
+    if world.options.share_task_model != "plain":
+        protocol["share_task_model"] = world.options.share_task_model
+    if world.options.warm_start:
+        protocol["warm_start"] = True
     about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)
@@ -425,6 +467,13 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
         write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
         write_json(folder / ABOUT, about)
     return RunFolder(folder)
+
+
+def proposer_of(options: Options) -> dict[str, Any]:
+    """For the metrics: which questions images were asked, and what that means."""
+    found: dict[str, Any] = {"name": options.proposer, "asked": options.asked}
+    said = caution(options.proposer)
+    return found | ({} if said is None else {"caution": said, "transductive": options.proposer == "visible"})
 
 
 def round_time(seconds: float) -> float:

@@ -87,6 +87,21 @@ class PoolScorer:
             return self._pruned(models, bank, request)
         return self._scores(models, bank, request)
 
+    def strongest(self, params: Mapping[str, PyTree], request: Request) -> np.ndarray:
+        """`[N,K]` i32: the `k_max` patterns that match each image best, best first; fewer if there are no more."""
+        if not len(request.images):
+            return np.zeros((0, min(request.k_max or 1, len(request.text))), np.int32)
+        models = {"match": params.get(request.stage), "answer": None}
+        self._check(replace(request, uncertainty="one", rates=np.ones((1 + max(request.kinds), 1))), models)
+        with self.partition.context():
+            bank = self.programs.bank(models, self._padded(request.text))
+        found = []
+        for block in self._blocks(request.images):
+            strength = self._strength(models, bank, request, self._encoded(models, block))
+            check_finite(strength, request.stage)
+            found.append(np.argsort(-strength, axis=1, kind="stable")[block["keep"], : request.k_max])
+        return np.concatenate(found).astype(np.int32)
+
     def _check(self, request: Request, models: Mapping[str, PyTree]) -> None:
         """Raise ValueError for no images, and for a model that the request needs and the round has not."""
         if not len(request.images):

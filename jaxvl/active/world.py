@@ -15,10 +15,14 @@ from jaxvl.active.budget import Cost, Stop
 from jaxvl.active.fitting import Fitter
 from jaxvl.active.oracle import Oracle, Record
 from jaxvl.active.pool import Candidates, Labelled
+from jaxvl.active.proposers import MATCHER, Asked
 from jaxvl.active.strategies.base import Strategy
+from jaxvl.data.region_source import RegionImages
 from jaxvl.types import PyTree, Rows, Source
 
 TASK = "task"  # the stage of the model that is scored
+SAMPLER = "sampler"  # one like it that a strategy asks instead, if the scored one is not shared
+SHARING = ("plain", "never")
 Engine = Callable[[Mapping[str, PyTree], Source], Rows]
 
 
@@ -28,6 +32,10 @@ class Options:
 
     Attributes:
       asked: J, patterns that strategies ask of every unlabelled image.
+      proposer: key of `PROPOSERS`: which patterns.
+      share_task_model: "plain" = strategies without a loss of their own ask the scored model (A16); "never" = a model
+        that is trained for each of them.
+      warm_start: whether the task model starts from its parameters of the round before.
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
       shared_init: whether all repeats start from the images of the first.
@@ -37,6 +45,9 @@ class Options:
     """
 
     asked: int = 8
+    proposer: str = "bank_random"
+    share_task_model: str = "plain"
+    warm_start: bool = False
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)
     shared_init: bool = False
@@ -45,6 +56,13 @@ class Options:
     suggest: bool = True
     cost: Cost = field(default_factory=Cost)
     stop: Stop = field(default_factory=Stop)
+
+    def needs(self, strategy: Strategy) -> tuple[str, ...]:
+        """The sampler stages of a strategy in the order of training, with those that these options call for."""
+        sampler = self.share_task_model == "never" and strategy.reads_task
+        matcher = self.proposer == "bank_matched" and strategy.asks
+        more = (*((SAMPLER,) if sampler else ()), *((MATCHER,) if matcher else ()))
+        return tuple(dict.fromkeys((*more, *strategy.needs)))
 
 
 @dataclass
@@ -97,17 +115,22 @@ class World:
         )
 
     def candidates(
-        self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray, *, cache: Path | None = None
+        self,
+        ids: np.ndarray,
+        labelled: Labelled,
+        ask: Callable[[RegionImages], Asked],
+        *,
+        cache: Path | None = None,
     ) -> Candidates:
-        """The unlabelled images of a round; both they and the labelled ones are asked these patterns of the bank."""
-        bank = labelled.bank
-        labelled.ask(bank.text[asked], bank.kinds[asked])
+        """The unlabelled images of a round; both they and the labelled ones are asked what `ask` gives for them."""
+        labelled.ask(*ask(labelled))
+        asked = ask(RegionImages(self.provider, ids))
         return Candidates(
             self.provider,
             ids,
-            text=bank.text[asked],
-            kinds=bank.kinds[asked],
-            bank=bank,
+            text=asked.text,
+            kinds=asked.kinds,
+            bank=labelled.bank,
             shares=labelled.shares,
             cache=cache,
         )

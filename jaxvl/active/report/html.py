@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvl.active.report import picked as picks
-from jaxvl.active.report.checks import warnings
+from jaxvl.active.report.checks import cautions, warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
 from jaxvl.active.report.page import document, note, picture, section, table
@@ -77,7 +77,9 @@ def page(content: Content) -> str:
     count = sum(map(len, found.values()))
     lead = f"{_count(len(found), 'method')}, {_count(count, 'run')}: official accuracy of the task model, by round."
     parts = [f'<p class="lead">{html.escape(lead)}</p>']
-    parts += [f'<p class="warn">{html.escape(line)}</p>' for line in warnings(found)]
+    parts += [
+        f'<p class="warn">{html.escape(line)}</p>' for line in [*cautions(content.runs), *warnings(found)]
+    ]
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),
         section("Accuracy", accuracy_table(found)),

@@ -7,7 +7,7 @@ equation 16 and algorithm 1, as reconstructed in the specification (sections 6 t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class CCRL(Strategy):
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
     """
+
+    asks: ClassVar[bool] = False  # the whole bank is its own
+    reads_task: ClassVar[bool] = False
 
     threshold: float = 0.5
     min_k: int = 1

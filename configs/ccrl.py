@@ -84,10 +84,10 @@ def active() -> dict:
         pool=vqa("train"), val=vqa("val"),
         regions=dict(name="store", paths=("data/regions/train36", "data/regions/val36")),
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
-        answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9), bank=dict(max=1024, reduce="medoid"),
+        answers=dict(file="data/vqa_v2/answer_dict.json", min_count=9, scope="fixed", grow=False),
         init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
         proposer="bank_random", share_task_model="plain", warm_start=False,  # A17, A16, section 1.4
-        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True),
+        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True), bank=dict(max=1024, reduce="medoid"),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), scoring=dict(block=256, pairs=2048),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), strategies=strategies(),
     )
@@ -130,7 +130,7 @@ def photos(folder: str, pool: dict, val: dict, **more: object) -> dict:
     sets = {"active.pool": dict(more, name="jsonl_vqa", **pool), "active.val": dict(more, name="jsonl_vqa", **val)}
     more = {"active.words.glove": f"{DATA}/glove_100d", "active.words.dim": 100}
     regions = dict(name="store", paths=(f"{DATA}/regions/{folder}",))
-    return sets | more | {"active.regions": regions, "active.answers": dict(file=None, min_count=2)}
+    return sets | more | {"active.regions": regions, "active.answers.file": None, "active.answers.min_count": 2}
 
 
 PARTS = [dict(holdout=dict(share=0.2, part=part)) for part in ("train", "held")]

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from jaxvl.active.proposers import MATCHED, PROPOSERS
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import ENGINE
+from jaxvl.active.vocabulary import SCOPES, Scope
 from jaxvl.active.world import SAMPLER, SHARING, TASK, Options, World
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
@@ -72,7 +73,8 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     check_apart(records, held)
     images = dict.fromkeys(int(r["image_id"]) for r in [*records, *held])
     require_regions(provider, images, wanted_by="config.active.pool and config.active.val")
-    words = vocabulary(config, [r for r in records if r.get("question")], held)
+    make_words = word_maker(active.words)
+    words = make_words(r["question"] for r in [*(r for r in records if r.get("question")), *held])
     answers = answer_list(active.answers, pool)
     oracle = Oracle(records if simulated else [], images=[int(r["image_id"]) for r in records])
     try:
@@ -82,21 +84,28 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     strategies = chosen(config, methods)
     needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in protocol.needs(s))]
     rows = max(len(records), len(oracle.ids)) if simulated else PEOPLE_ASK * len(oracle.ids)
-    stages = {
-        name: stage(config, name, words, answers, provider, partition, rows)
-        for name in needed
-        if name != SAMPLER
-    }
-    if SAMPLER in needed:  # the task model's programs serve both
-        stages[SAMPLER] = dataclasses.replace(stages[TASK], name=SAMPLER)
-    questions = RegionQuestions(provider, held, words, answers, kinds=KINDS)
+
+    def parts(words: Words, answers: list[str]) -> dict[str, Any]:
+        """All that depends on the vocabulary."""
+        stages = {
+            name: stage(config, name, words, answers, provider, partition, rows)
+            for name in needed
+            if name != SAMPLER
+        }
+        if SAMPLER in needed:  # the task model's programs serve both
+            stages[SAMPLER] = dataclasses.replace(stages[TASK], name=SAMPLER)
+        return dict(
+            words=words, answers=answers, val=RegionQuestions(provider, held, words, answers, kinds=KINDS),
+            fitter=Fitter(root / "models", stages, sigterm=sigterm), engines=engines(config, stages, partition),
+        )  # fmt: skip
+
     made = World(
-        seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=questions,
-        fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=protocol,
-        engines=engines(config, stages, partition), simulated=simulated,
-        data_key=data_key(config, records, held, provider), picture=pictures(pool, provider, records),
+        seed=config.seed, oracle=oracle, counts=counts, provider=provider, strategies=strategies, options=protocol,
+        simulated=simulated, data_key=data_key(config, records, held, provider), make_words=make_words,
+        picture=pictures(pool, provider, records), **parts(words, answers),
     )  # fmt: skip
-    check_shapes(made, stages)
+    made.rebuild = lambda words, answers: dataclasses.replace(made, **parts(words, answers))
+    check_shapes(made, made.fitter.stages)
     return made
 
 
@@ -114,7 +123,8 @@ def options(active: ConfigDict) -> Options:
         raise unknown("config.active.share_task_model", active.share_task_model, SHARING)
     return Options(
         asked=active.asked, proposer=active.proposer, share_task_model=active.share_task_model,
-        warm_start=active.warm_start, variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
+        warm_start=active.warm_start, vocabulary=scope_of(active),
+        variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest,
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
@@ -198,13 +208,29 @@ def _model_of(stage: Stage) -> Any:
     return task.model
 
 
-def vocabulary(config: ConfigDict, records: Sequence[Any], held: Sequence[Any]) -> Words:
-    """Words of all questions of pool and evaluation (`scope="all"`), with their vectors; no answers are involved."""
-    section = plain(config.active.words)
-    scope = section.pop("scope")
-    if scope != "all":
-        raise unknown("config.active.words.scope", scope, ("all",))
-    return Words.build((r["question"] for r in [*records, *held]), **section)
+def word_maker(section: ConfigDict) -> Callable[[Iterable[str]], Words]:
+    """questions -> their words with vectors, no answers involved: of pool and evaluation, or of each round's labels."""
+    return functools.partial(Words.build, **{k: v for k, v in plain(section).items() if k != "scope"})
+
+
+def scope_of(active: ConfigDict) -> Scope:
+    """What is known of words and answers before they are labelled (A18)."""
+    answers, words = active.answers, active.words.scope
+    for name, value in (("words", words), ("answers", answers.scope)):
+        if value not in SCOPES[name]:
+            raise unknown(f"config.active.{name}.scope", value, SCOPES[name])
+    if answers.grow and answers.scope == "strict":
+        raise ConfigError(
+            "config.active.answers.grow has no effect with config.active.answers.scope='strict', which takes the "
+            "answers from the labels of every round: set one of them only"
+        )
+    scope = Scope(words, answers.scope, answers.grow, answers.min_count)
+    if active.warm_start and scope.changes:
+        raise ConfigError(
+            "config.active.warm_start needs models of one shape: set config.active.words.scope='all', "
+            "config.active.answers.scope='fixed' and config.active.answers.grow=False, or no warm start"
+        )
+    return scope
 
 
 def answer_list(section: ConfigDict, pool: Any) -> list[str]:

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active import balance, evaluation, matching, people
+from jaxvl.active import balance, evaluation, matching, people, vocabulary
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
 from jaxvl.active.folder import (
-    ABOUT,
     FINISHED,
     INITIAL,
     LABELS,
@@ -29,17 +28,17 @@ from jaxvl.active.folder import (
     SCORES,
     SELECTION,
     RunError,
-    RunFolder,
     digest_of,
     plain_record,
 )
 from jaxvl.active.pool import Candidates, Labelled
-from jaxvl.active.proposers import PROPOSERS, About, Asked, caution
+from jaxvl.active.proposers import PROPOSERS, About, Asked
+from jaxvl.active.protocol import begin, proposer_of
 from jaxvl.active.seeds import generator, seed_of
 from jaxvl.active.selecting import check_selection, save_npz, score_summary, selection_rows
 from jaxvl.active.strategies.base import Strategy
-from jaxvl.active.world import SAMPLER, TASK, Options, World
-from jaxvl.atomic import read_json, sha256, write_file, write_json, write_jsonl
+from jaxvl.active.world import SAMPLER, TASK, World
+from jaxvl.atomic import sha256, write_file, write_json, write_jsonl
 from jaxvl.data.region_source import RegionImages
 from jaxvl.types import PyTree, Rows, Source
 
@@ -69,7 +68,9 @@ class Run:
     def __init__(
         self, world: World, *, method: str, repeat: int, folder: Path, say: Callable[[str], None] = print
     ):
-        self.world, self.method, self.repeat, self.say = world, method, repeat, say
+        self.base, self.method, self.repeat, self.say = world, method, repeat, say
+        self.world = world  # with the words and answers of the present round
+        self._entered: int | None = None
         self.folder = begin(world, method, repeat, folder)
         self.ledger = self.folder.ledger
         self.strategy: Strategy = world.strategies[method]
@@ -101,6 +102,7 @@ class Run:
                 lacking = people.lacking(self.folder, round, self.world.options.min_fraction)
                 if lacking:
                     return Outcome("waiting", lacking)
+            self._enter(round, note=phase == "TRAINED")
             why = self._over(round) if phase == "FITTED" else None
             if why is not None:
                 self.ledger.append(FINISHED, round=round, why=why)
@@ -113,6 +115,35 @@ class Run:
             committed += phase == "COMMITTED" and round != INITIAL
             if (rounds is not None and committed >= rounds) or phase == until:
                 return Outcome("paused", f"round {round}: {phase}")
+
+    def _enter(self, round: int, *, note: bool = False) -> None:
+        """Have the words and answers of a round, if rounds differ in them; `note`: the ledger may be written."""
+        scope = self.base.options.vocabulary
+        if not scope.changes or round in (INITIAL, self._entered):
+            return
+        records, base = self.folder.records(round), self.base
+        share = {
+            "fraction": len(self.folder.labelled(round)) / len(base.oracle.ids),
+            "min_count": scope.min_count,
+        }
+        words = base.words if scope.words == "all" else base.make_words(r["question"] for r in records)
+        answers = base.answers
+        if scope.answers == "strict":
+            answers = vocabulary.frequent(records, **share)
+        if scope.grow:
+            events = [e.data for e in self.ledger.valid() if e.kind == vocabulary.GREW]
+            answers = [*answers, *(a for e in events if e["round"] <= round for a in e["answers"])]
+            if note and all(e["round"] != round for e in events):
+                new = vocabulary.grown(records, answers, **share)
+                if new:
+                    self.ledger.append(vocabulary.GREW, round=round, answers=new)
+                    self._tell(round, f"{len(new)} new answers: {', '.join(new[:5])}")
+                    answers = [*answers, *new]
+        if (words.vocab, answers) != (self.world.words.vocab, self.world.answers):
+            assert base.rebuild is not None
+            self.world = base.rebuild(words, answers)
+            self.params, self.keys = {}, {}
+        self._entered = round
 
     def _over(self, round: int) -> str | None:
         """Why no more images are bought after this round's evaluation."""
@@ -154,7 +185,7 @@ class Run:
         write_file(path / "evaluation.npz", lambda p: scored.save(p))
         records = labelled.records
         result = self._result(TASK, round)
-        accuracy = scored.accuracy()
+        accuracy, before = scored.accuracy(), self.folder.rounds
         metrics: dict[str, Any] = {
             "schema": "jaxvl.round/1",
             "round": round,
@@ -168,6 +199,12 @@ class Run:
             "balance": balance.summary(labelled.shares.counts, KINDS),
             "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
             "proposer": proposer_of(world.options),
+            "vocabulary": vocabulary.summary(
+                records,
+                world.words.vocab,
+                world.answers,
+                before=before[-1].get("vocabulary") if before else None,
+            ),
         }
         write_json(path / METRICS, metrics)
         self._tell(round, f"accuracy {metrics['acc']['overall']:.2f}")
@@ -275,6 +312,7 @@ class Run:
         if strange:
             raise RunError(f"image {strange[0]} has no region features in this run's data")
         round = fitted[-1]
+        self._enter(round)
         self._load_all(round)
         labelled = self.labelled(round)
         pool = self._candidates(np.array(sorted(set(ids)), np.int64), round)
@@ -437,43 +475,6 @@ class Run:
     def _tell(self, round: int, text: str) -> None:
         name = "initial" if round == INITIAL else f"round {round}"
         self.say(f"{self.method}  repeat {self.repeat}  {name}  {text}")
-
-
-def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
-    """The run's folder, made and described if it is not there.
-
-    Raises:
-      RunError: it belongs to another pool, seed, method or protocol.
-    """
-    protocol = {
-        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
-        "proposer": f"{world.options.proposer}/{world.options.asked}", "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
-    }  # fmt: skip
-    if world.options.share_task_model != "plain":
-        protocol["share_task_model"] = world.options.share_task_model
-    if world.options.warm_start:
-        protocol["warm_start"] = True
-    about = {"schema": "jaxvl.run/1", "method": method, "repeat": repeat, "protocol": protocol}
-    if (folder / ABOUT).exists():
-        found = read_json(folder / ABOUT)
-        differ = [k for k in about if found.get(k) != about[k]]
-        if differ:
-            raise RunError(
-                f"{folder / ABOUT} is of another run ({', '.join(differ)} differ): give another --workdir, or the "
-                "config that it was begun with"
-            )
-    else:
-        write_json(folder / "pool.json", {"ids": world.oracle.ids.tolist()})
-        write_json(folder / ABOUT, about)
-    return RunFolder(folder)
-
-
-def proposer_of(options: Options) -> dict[str, Any]:
-    """For the metrics: which questions images were asked, and what that means."""
-    found: dict[str, Any] = {"name": options.proposer, "asked": options.asked}
-    said = caution(options.proposer)
-    return found | ({} if said is None else {"caution": said, "transductive": options.proposer == "visible"})
 
 
 def round_time(seconds: float) -> float:

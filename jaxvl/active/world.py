@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from jaxvl.active.oracle import Oracle, Record
 from jaxvl.active.pool import Candidates, Labelled
 from jaxvl.active.proposers import MATCHER, Asked
 from jaxvl.active.strategies.base import Strategy
+from jaxvl.active.vocabulary import Scope
 from jaxvl.data.region_source import RegionImages
+from jaxvl.data.words import Words
 from jaxvl.types import PyTree, Rows, Source
 
 TASK = "task"  # the stage of the model that is scored
@@ -35,6 +37,7 @@ class Options:
       proposer: key of `PROPOSERS`: which patterns.
       share_task_model: "plain" = strategies without a loss of their own ask the scored model (A16); "never" = a model
         that is trained for each of them.
+      vocabulary: what is known of words and answers before they are labelled.
       warm_start: whether the task model starts from its parameters of the round before.
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
@@ -48,6 +51,7 @@ class Options:
     proposer: str = "bank_random"
     share_task_model: str = "plain"
     warm_start: bool = False
+    vocabulary: Scope = field(default_factory=Scope)
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)
     shared_init: bool = False
@@ -82,8 +86,8 @@ class World:
       engines: predictors over several models, by full name.
       data_key: JSON that says which data all of this is; "val" of it the evaluation questions.
       simulated: whether the oracle answers at once, from annotations; else people do, through files.
-      questions: records -> source of question rows.
-      images: ids, asked text, kinds -> source of image rows.
+      make_words: questions -> tokeniser, for rounds whose words are those of labelled questions.
+      rebuild: (words, answers) -> this world with models that have these, for rounds that differ in them.
     """
 
     seed: int
@@ -100,6 +104,8 @@ class World:
     engines: Mapping[str, Engine] = field(default_factory=dict)
     simulated: bool = True
     picture: Callable[[int], Any] | None = None
+    make_words: Callable[[Iterable[str]], Any] = Words.build
+    rebuild: Callable[[Any, list[str]], World] | None = None
 
     @property
     def answers_key(self) -> str:

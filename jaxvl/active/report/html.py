@@ -89,6 +89,7 @@ def page(content: Content) -> str:
         section("Choice of evaluation questions", bootstrap_table(content.bootstrap)),
         section("Forecast", forecast_table(found)),
         section("What was picked", *picked_parts(content)),
+        section("Answers that are no candidates", outside_table(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
         section("Run time", time_table(content.runs)),
@@ -146,6 +147,19 @@ def match_table(runs: Sequence[RunRecord]) -> str:
     return table(head, rows) + note(
         "A score that sums over matching questions can come down to how many match: a correlation near 1 says it does."
     )
+
+
+def outside_table(runs: Sequence[RunRecord]) -> str:
+    """Labelled questions whose answer the model cannot give, at each run's last round; nothing if there are none."""
+    rows = []
+    for run in runs:
+        found = run.rounds[-1].get("vocabulary")
+        if found is not None and found["outside"]["questions"]:
+            most = ", ".join(f"{a or '(blank)'} ({n})" for a, n in found["outside"]["most"].items())
+            counts = (found["answers"], found["outside"]["questions"], found["outside"]["distinct"])
+            rows.append([run.method, run.repeat, *counts, most])
+    head = ("method", "repeat", "candidate answers", "questions outside", "answers outside", "most frequent")
+    return table(head, rows) if rows else ""
 
 
 def reasons(content: Content) -> str:

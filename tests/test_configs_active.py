@@ -110,6 +110,12 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.protocol": "test", "active.stop.accuracy": 60.0}, "active.stop.accuracy=60.0: under"),
         ({"active.protocol": "test", "active.stop.plateau": 0.1}, "active.stop.plateau=0.1: under"),
         ({"active.unit": "question"}, "unknown config.active.unit 'question'"),
+        ({"active.answers.scope": "some"}, "config.active.answers.scope"),
+        ({"active.answers.scope": "strict", "active.answers.grow": True}, "has no effect"),
+        ({"active.words.scope": "strict", "active.warm_start": True}, "one shape"),
+        ({"active.proposer": "bank"}, "config.active.proposer"),
+        ({"active.proposer": "visible", "active.oracle.name": "people"}, "no questions yet"),
+        ({"active.share_task_model": "always"}, "config.active.share_task_model"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):

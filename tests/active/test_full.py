@@ -51,5 +51,5 @@ def test_one_of_another_pool_is_trained_anew(tmp_path):
 
 
 def test_nobody_knows_all_answers_where_people_label(tmp_path):
-    with pytest.raises(RunError, match="labels that nobody has made"):
+    with pytest.raises(RunError, match="nobody has labelled the whole pool"):
         full.train(world(tmp_path, simulated=False), tmp_path, 0, say=silent)

@@ -43,7 +43,7 @@ class About(NamedTuple):
     Attributes:
       bank: patterns of the round.
       common: positions `[J]` in the bank, the same for all images and methods.
-      count: J.
+      asked: J.
       records: labelled questions.
       predict: predictions of the round's models.
       questions: the true questions of images, oldest first; only "visible" asks for them.
@@ -52,7 +52,7 @@ class About(NamedTuple):
 
     bank: Bank
     common: np.ndarray
-    count: int
+    asked: int
     records: Sequence[Mapping[str, Any]]
     predict: Predict
     questions: Callable[[Sequence[int]], list[list[str]]]
@@ -66,21 +66,21 @@ def bank_random(images: RegionImages, about: About) -> Asked:
 
 def bank_matched(images: RegionImages, about: About) -> Asked:
     """Of each image the J patterns that match it best, by the matcher's critic."""
-    request = Request(
+    request: Any = Request(
         images=RegionImages(images.provider, images.ids), text=about.bank.text, kinds=about.bank.kinds,
-        rates=np.ones((len(KINDS), 1)), stage=MATCHER, k_max=about.count,
+        rates=np.ones((len(KINDS), 1)), stage=MATCHER, k_max=about.asked,
     )  # fmt: skip
-    asked: Any = about.predict(MATCHED, request)
-    return Asked(about.bank.text[asked], about.bank.kinds[asked])
+    found: Any = about.predict(MATCHED, request)  # an engine, asked with a request
+    return Asked(about.bank.text[found], about.bank.kinds[found])
 
 
 def visible(images: RegionImages, about: About) -> Asked:
     """Of each image its own questions, the first J; their kinds are guessed, as answers stay hidden."""
-    text = np.zeros((len(images), about.count, about.words.length), np.int32)
+    text = np.zeros((len(images), about.asked, about.words.length), np.int32)
     kinds = np.zeros(text.shape[:2], np.int32)
     guess = Guess(about.records)
     for i, questions in enumerate(about.questions(images.ids.tolist())):
-        for j, question in enumerate(questions[: about.count]):
+        for j, question in enumerate(questions[: about.asked]):
             text[i, j], kinds[i, j] = about.words.ids(question), guess(question)
     return Asked(text, kinds)
 

@@ -122,7 +122,7 @@ class Run:
         if not scope.changes or round in (INITIAL, self._entered):
             return
         records, base = self.folder.records(round), self.base
-        share = {
+        share: dict[str, Any] = {
             "fraction": len(self.folder.labelled(round)) / len(base.oracle.ids),
             "min_count": scope.min_count,
         }

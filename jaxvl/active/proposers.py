@@ -67,13 +67,12 @@ def bank_random(images: RegionImages, about: About) -> Asked:
 
 def bank_matched(images: RegionImages, about: About) -> Asked:
     """Of each image the J patterns that match it best, by the matcher's critic."""
-    request = Request(
+    request: Any = Request(
         images=RegionImages(images.provider, images.ids), text=about.bank.text, kinds=about.bank.kinds,
         rates=np.ones((len(KINDS), 1)), stage=MATCHER, k_max=about.asked,
     )  # fmt: skip
-    source: Any = request  # what an engine takes
-    asked: Any = about.predict(MATCHED, source)
-    return Asked(about.bank.text[asked], about.bank.kinds[asked])
+    found: Any = about.predict(MATCHED, request)  # an engine, asked with a request
+    return Asked(about.bank.text[found], about.bank.kinds[found])
 
 
 def visible(images: RegionImages, about: About) -> Asked:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from active_world import world
 
+from jaxvl.active import evalai
 from jaxvl.active.folder import INITIAL, PHASES, RunFolder
 from jaxvl.active.rounds import Run
 from jaxvl.active.vocabulary import GREW, Scope, frequent, grown, summary
+from jaxvl.atomic import read_json
 from jaxvl.data.words import UNK, tokens
 
 STRICT, GROW = Scope("strict", "strict", min_count=4), Scope(grow=True, min_count=4)
@@ -95,3 +97,20 @@ def test_killed_between_the_event_and_the_training_answers_grow_once(tmp_path):
     assert GREW in {e.kind for e in again.ledger.events}
     assert [e.kind for e in again.ledger.events] == [e.kind for e in whole.ledger.events]
     assert again.world.answers == whole.world.answers
+
+
+def test_a_finished_round_answers_with_its_own_words_and_answers(tmp_path):
+    run = drive(tmp_path, GROW)[1]
+    last = run.world.answers
+    questions = run.base.val.records[:2]
+    number, rows = run.answers(questions, round=0)
+    assert number == 0 and {r["answer"] for r in rows} <= {"yes", "no"} == set(run.world.answers)
+    assert run.answers(questions)[0] == 3 and run.world.answers == last != ["yes", "no"]
+
+
+def test_under_the_protocol_test_a_round_answers_with_its_own_words_and_answers(tmp_path):
+    one = world(tmp_path, images=24, vocabulary=GROW, answers=["yes", "no"], protocol="test")
+    with Run(one, method="random", repeat=0, folder=tmp_path / "random" / "r0", say=lambda line: None) as run:
+        assert run.advance().state == "finished"
+    files = [read_json(run.folder.folder(r) / evalai.RESULTS) for r in range(3)]
+    assert {row["answer"] for row in files[0]} <= {"yes", "no"} and all(map(len, files))

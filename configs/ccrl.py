@@ -3,7 +3,7 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
 cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
-`people`: labels come from people, through files; `qa`: questions are chosen, not images. Photos: configs/ccrl_photos.py.
+`people`: labels come from people, through files; `qa`: questions are chosen, not images. For photos: ccrl_photos.py.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def active() -> dict:
     return dict(
         protocol="val", pool=vqa("train2014"), val=vqa("val2014"), regions=dict(name="store", paths=STORES[:2]),
         words=dict(glove="data/glove.840B.300d.txt", dim=300, length=14, scope="all"), variant="official",
-        answers=dict(file=ANSWERS, min_count=9), bank=dict(max=1024, reduce="medoid"), full=False, stands_for=True,
+        answers=dict(file=ANSWERS, min_count=9, scope="fixed", grow=False), bank=dict(max=1024, reduce="medoid"),
         unit="image", init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
+        proposer="bank_random", share_task_model="plain", warm_start=False, full=False, stands_for=True,
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,

@@ -28,7 +28,8 @@ MODELS = ("task", "ll", "ranker", "vaue")
 
 def stage(**values: object) -> dict:
     """A model that rounds train; `values` over what most share."""
-    return dict(optim=dict(ADAM, schedule=dict(QUICK)), batch_size=64, epochs=13, min_steps=1_000, plateau=None) | values
+    plain = dict(optim=dict(ADAM, schedule=dict(QUICK)), batch_size=64, epochs=13, min_steps=1_000, plateau=None)
+    return plain | values
 
 
 def stages() -> dict:
@@ -43,7 +44,8 @@ def stages() -> dict:
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
         vqme=stage(
             model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=WIDTH, project=128, tau=0.1, learn_tau=None),
-            task=dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all", neg_count=None),
+            task=dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all",
+                      neg_count=None),
             optim=rise, batch_size=128, epochs=40, min_steps=800, plateau=plateau),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
@@ -92,8 +94,10 @@ def active() -> dict:
     """Rounds on a pool of photos."""
     return dict(
         DAQUAR, protocol="val", words=dict(glove=f"{DATA}/glove_100d", dim=100, length=14, scope="all"),
-        variant="official", answers=dict(file=None, min_count=2), bank=dict(max=256, reduce="medoid"),
-        unit="image", init=0.2, step=0.2, budget=0.8, repeats=3, only=None, shared_init=False, asked=8, full=False,
+        variant="official", bank=dict(max=256, reduce="medoid"), full=False,
+        answers=dict(file=None, min_count=2, scope="fixed", grow=False),
+        unit="image", init=0.2, step=0.2, budget=0.8, repeats=3, only=None, shared_init=False, asked=8,
+        proposer="bank_random", share_task_model="plain", warm_start=False,
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0), stands_for=True,
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,

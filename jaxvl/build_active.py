@@ -5,11 +5,12 @@ Nothing below this file sees a config.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import build, optim
-from jaxvl.active import evalai, matching, policy
+from jaxvl.active import matching, policy
 from jaxvl.active.bank import KINDS
-from jaxvl.active.budget import Cost, Stop, targets
+from jaxvl.active.budget import targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
 from jaxvl.active.items import IMAGE, UNITS, Questions
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
+from jaxvl.active.proposers import MATCHED
 from jaxvl.active.scoring import PoolScorer
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.active.strategies.cdal import POLICY
-from jaxvl.active.world import TASK, Options, World, digest
+from jaxvl.active.world import SAMPLER, TASK, World, digest
+from jaxvl.build_protocol import evaluation_records, options, protocol_of
 from jaxvl.config import ConfigError, make, plain, unknown
 from jaxvl.data import PROVIDERS, scenes
 from jaxvl.data.answers import build_answers, read_answers
@@ -42,7 +45,6 @@ from jaxvl.sharding import Partition
 from jaxvl.tasks import TASKS
 from jaxvl.train import Sigterm, Trainer
 
-ORACLES, PROTOCOLS = ("simulate", "people"), ("val", "test")
 PEOPLE_ASK = 20  # questions that people are expected to ask of an image, at most: room in the tables of rates
 
 
@@ -57,9 +59,7 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
         raise ConfigError(
             "active learning runs in one process (with all its devices): start it without --multihost"
         )
-    if active.oracle.name not in ORACLES:
-        raise unknown("config.active.oracle.name", active.oracle.name, ORACLES)
-    check_people(active)
+    protocol = options(active)
     strategies = chosen(config, methods)  # before anything is read: some choose images only
     provider = make(PROVIDERS, "region provider", active.regions)
     pool, val = (build.reader(active[part], f"config.active.{part}") for part in ("pool", "val"))
@@ -76,7 +76,8 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     check_apart(records, held)
     images = dict.fromkeys(int(r["image_id"]) for r in [*records, *held])
     require_regions(provider, images, wanted_by="config.active.pool and config.active.val")
-    words = vocabulary(config, [r for r in records if r.get("question")], held)
+    make_words = word_maker(active.words)
+    words = make_words(r["question"] for r in [*(r for r in records if r.get("question")), *held])
     answers = answer_list(active.answers, pool)
     questions = None if unit == IMAGE else Questions(records)
     oracle = Oracle(records if simulated else [], pool=[int(r[unit.key]) for r in records], unit=unit)
@@ -85,101 +86,38 @@ def world(config: ConfigDict, root: Path, *, methods: Sequence[str], sigterm: Si
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
     approximate = approximations(config, strategies)
-    needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in s.needs)]
+    needed = [TASK, *dict.fromkeys(stage for s in strategies.values() for stage in protocol.needs(s))]
     known = simulated or questions is not None
     rows = max(len(records), len(oracle.ids)) if known else PEOPLE_ASK * len(oracle.ids)
-    stages = {name: stage(config, name, words, answers, provider, partition, rows) for name in needed}
-    objects = None
-    if any(getattr(s, "match", None) == "raw_glove" for s in strategies.values()):
-        objects = ObjectWords(provider, words, glove=active.words.glove, dim=active.words.dim)
-    val = RegionQuestions(provider, held, words, answers, kinds=KINDS)
+    by_name = any(getattr(s, "match", None) == "raw_glove" for s in strategies.values())
+
+    def parts(words: Words, answers: list[str]) -> dict[str, Any]:
+        """All that depends on the vocabulary."""
+        stages = {
+            name: stage(config, name, words, answers, provider, partition, rows)
+            for name in needed
+            if name != SAMPLER
+        }
+        if SAMPLER in needed:  # the task model's programs serve both
+            stages[SAMPLER] = dataclasses.replace(stages[TASK], name=SAMPLER)
+        objects = None
+        if by_name:
+            objects = ObjectWords(provider, words, glove=active.words.glove, dim=active.words.dim)
+        return dict(
+            words=words, answers=answers, val=RegionQuestions(provider, held, words, answers, kinds=KINDS),
+            fitter=Fitter(root / "models", stages, sigterm=sigterm),
+            engines=engines(config, stages, partition, objects),
+        )  # fmt: skip
+
     made = World(
-        seed=config.seed, oracle=oracle, counts=counts, provider=provider, words=words, answers=answers, val=val,
-        fitter=Fitter(root / "models", stages, sigterm=sigterm), strategies=strategies, options=options(active),
-        engines=engines(config, stages, partition, objects), simulated=simulated,
-        data_key=data_key(config, records, held, provider), picture=pictures(config, pool, provider, records),
-        questions=questions, approximate=approximate,
+        seed=config.seed, oracle=oracle, counts=counts, provider=provider, strategies=strategies, options=protocol,
+        simulated=simulated, data_key=data_key(config, records, held, provider), make_words=make_words,
+        picture=pictures(config, pool, provider, records), questions=questions, approximate=approximate,
+        **parts(words, answers),
     )  # fmt: skip
-    check_shapes(made, stages)
+    made.rebuild = lambda words, answers: dataclasses.replace(made, **parts(words, answers))
+    check_shapes(made, made.fitter.stages)
     return made
-
-
-def evaluation_records(active: ConfigDict, val: Any) -> list[Any]:
-    """The evaluation questions; under the protocol "test" without answers, even where the files have some.
-
-    Raises:
-      ConfigError, ValueError: an unknown protocol, or what "test" cannot do: see the message.
-    """
-    if protocol_of(active) == "val":
-        return records_of(val)
-    wrong = [
-        f"config.active.stop.{k}={active.stop[k]}"
-        for k in ("accuracy", "plateau")
-        if active.stop[k] is not None
-    ]
-    if wrong:
-        raise ConfigError(
-            f"{', '.join(wrong)}: under active.protocol=test nobody here knows an accuracy to stop by; give None"
-        )
-    files = active.val.get("questions")
-    for file in [files] if isinstance(files, str) else files if isinstance(files, (list, tuple)) else []:
-        evalai.require_whole(file)
-    records, hidden = (
-        records_of(val, answered=False),
-        ("answers", "targets", "answer_type", "multiple_choice_answer"),
-    )
-    ids = [int(r["question_id"]) for r in records]
-    evalai.check_ids(ids, ids, where="config.active.val", of="EvalAI refuses files with a question twice")
-    # Rows must have a kind; nothing asks for that of an evaluation question whose answers are hidden.
-    return [{k: v for k, v in r.items() if k not in hidden} | {"answer_type": KINDS[-1]} for r in records]
-
-
-def protocol_of(active: ConfigDict) -> str:
-    """The protocol; configs of older workdirs do not name theirs, "val"."""
-    found = active.get("protocol", "val")
-    if found not in PROTOCOLS:
-        raise unknown("config.active.protocol", str(found), PROTOCOLS)
-    return str(found)
-
-
-def options(active: ConfigDict) -> Options:
-    """The protocol's choices."""
-    oracle = active.oracle
-    return Options(
-        protocol=protocol_of(active), asked=active.asked, variant=active.variant, bank=plain(active.bank),
-        shared_init=active.shared_init, stands_for=active.stands_for,
-        min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
-        cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
-    )  # fmt: skip
-
-
-def check_people(active: ConfigDict) -> None:
-    """Raise ConfigError for what only people can be asked, or only annotations can answer."""
-    oracle = active.oracle
-    if active.full and oracle.name == "people":
-        raise ConfigError(
-            "config.active.full: nobody has labelled the whole pool; leave it out (False) where people label"
-        )
-    if active.full and protocol_of(active) == "test":
-        raise ConfigError(
-            "config.active.full: only EvalAI would know its accuracy; leave it out (False) under the protocol test"
-        )
-    where = "config.active.oracle.gold"
-    if not 0 <= oracle.gold <= 1:
-        raise ConfigError(f"{where}={oracle.gold}: a share of the batch, between 0 and 1")
-    if oracle.gold and oracle.name != "people":
-        raise ConfigError(
-            f"{where}={oracle.gold}: only people are tested by it; add variant=people, or set it to 0"
-        )
-    if oracle.gold and active.unit != IMAGE.name:
-        raise ConfigError(
-            f"{where}={oracle.gold}: gold images are mixed in among images; with unit=qa set it to 0"
-        )
-    if oracle.gold and not oracle.suggest:
-        raise ConfigError(
-            f"{where}={oracle.gold}: only known questions can be judged, and with suggest=False none are shown; "
-            "set config.active.oracle.suggest=True, or gold=0"
-        )
 
 
 def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
@@ -217,7 +155,9 @@ def approximations(config: ConfigDict, strategies: Mapping[str, Any]) -> dict[st
     found = {method: tuple(getattr(s, "approximations", ())) for method, s in strategies.items()}
     compute = config.active.scoring.get("compute", "float32")
     if compute != "float32":
-        found |= {m: (*found[m], f"compute={compute}") for m, s in strategies.items() if isinstance(s, CCRL)}
+        matched = config.active.proposer == "bank_matched"  # the scorer says what is asked, too
+        scored = (m for m, s in strategies.items() if isinstance(s, CCRL) or (matched and s.asks))
+        found |= {m: (*found[m], f"compute={compute}") for m in scored}
     found = {method: ways for method, ways in found.items() if ways}
     if found and not config.active.allow_approx:
         said = "; ".join(f"{method}: {', '.join(ways)}" for method, ways in found.items())
@@ -297,7 +237,7 @@ def engines(
     rough = stages.get("prefilter")
     more: dict[str, Any] = dict(objects=objects, prefilter=_model_of(rough) if rough else None)
     scorer = PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))
-    return found | {ENGINE: scorer}
+    return found | {ENGINE: scorer, MATCHED: scorer.strongest}
 
 
 def _model_of(stage: Stage) -> Any:
@@ -305,13 +245,9 @@ def _model_of(stage: Stage) -> Any:
     return task.model
 
 
-def vocabulary(config: ConfigDict, records: Sequence[Any], held: Sequence[Any]) -> Words:
-    """Words of all questions of pool and evaluation (`scope="all"`), with their vectors; no answers are involved."""
-    section = plain(config.active.words)
-    scope = section.pop("scope")
-    if scope != "all":
-        raise unknown("config.active.words.scope", scope, ("all",))
-    return Words.build((r["question"] for r in [*records, *held]), **section)
+def word_maker(section: ConfigDict) -> Callable[[Iterable[str]], Words]:
+    """questions -> their words with vectors, no answers involved: of pool and evaluation, or of each round's labels."""
+    return functools.partial(Words.build, **{k: v for k, v in plain(section).items() if k != "scope"})
 
 
 def answer_list(section: ConfigDict, pool: Any) -> list[str]:
@@ -421,7 +357,8 @@ def data_key(
         + f"-{config.active.variant}"
         + ("-test" if protocol_of(config.active) == "test" else ""),
         "regions": str(provider.digest),
-        "asked": str(config.active.asked),
+        "asked": ("" if config.active.proposer == "bank_random" else f"{config.active.proposer}/")
+        + str(config.active.asked),
     }
 
 

@@ -50,7 +50,10 @@ FREE_KEYS = (
     "active.oracle.gold",
     "active.scoring",
 )
-LATER = {"active.protocol": "val"}  # keys that older workdirs do not have, and what those were run with
+LATER = {  # keys that older workdirs do not have, and what those were run with
+    "active.protocol": "val", "active.proposer": "bank_random", "active.share_task_model": "plain",
+    "active.warm_start": False, "active.answers.scope": "fixed", "active.answers.grow": False,
+}  # fmt: skip
 RESULT = "result.json"
 
 

@@ -13,6 +13,7 @@ from jaxvl import config as cfg
 from jaxvl.active import full, loop
 from jaxvl.active.folder import RunFolder
 from jaxvl.active.items import IMAGE
+from jaxvl.active.proposers import caution
 from jaxvl.active.report import report
 from jaxvl.active.report.statistics import estimate
 from jaxvl.display import table
@@ -35,6 +36,9 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
         cfg.save(config, root / "config.json")
         size, step = len(world.oracle.ids), world.counts
         print(f"{size} {world.unit.many} in the pool; labelled at the rounds: {', '.join(map(str, step))}")
+        said = caution(world.options.proposer)
+        if said is not None:
+            print(f"active.proposer={world.options.proposer}: {said}")
         outcomes = loop.run(world, root, methods=methods, repeats=repeats)
         for repeat in repeats if config.active.full else ():
             full.train(world, root, repeat)

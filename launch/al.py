@@ -135,6 +135,8 @@ def status(args: argparse.Namespace) -> None:
             now = f"finished: {run.ledger.last(FINISHED).data['why']}"
         elif phase == "IMPORTED" and "EXPORTED" in run.events(round):
             now = people.lacking(run, round, min_fraction(run)) or now
+        if run.protocol["proposer"].startswith("visible/"):
+            now += " (transductive)"
         last = "-" if not scores else "n/a" if scores[-1] is None else f"{scores[-1]:.2f}"
         rows.append([run.method, str(run.repeat), str(max(round, 0)), str(len(run.labelled())), last, now])
     table(str(args.run), ("method", "repeat", "round", "labelled", "accuracy", "state"), rows)

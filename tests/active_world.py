@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,25 @@ class FakeStage:
 class FakeFitter:
     """A fitter whose models are the hash of what they depend on, kept as files like real ones."""
 
-    def __init__(self, folder: Path, answers: int):
+    def __init__(self, folder: Path, answers: int, section: str = ""):
+        self.section = section
         self.folder, self.stages = folder, {"task": FakeStage(FakeTrainer(answers))}
         self.fits: list[str] = []
+        self.starts: list[str | None] = []
 
     def fit(
-        self, name: str, source: Any, *, seed: int, data: Any, title: str = "", each_epoch: Any = None
+        self,
+        name: str,
+        source: Any,
+        *,
+        seed: int,
+        data: Any,
+        title: str = "",
+        start: str | None = None,
+        each_epoch: Any = None,
     ) -> Fitted:
-        text = json.dumps([name, seed, data, len(source)], sort_keys=True)
+        self.starts.append(start)
+        text = json.dumps([self.section, name, seed, data, len(source)], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         path = self.folder / f"{name}-{key}" / "result.json"
         hit = path.exists()
@@ -81,12 +93,13 @@ def world(
     """`images` scenes with two questions each, an eighth labelled at first, steps of an eighth."""
     pool, val = ScenePool("train", images=images, questions=2), ScenePool("val", images=6, questions=2)
     records, held = records_of(pool), records_of(val)
-    words, answers = Words.build(r["question"] for r in [*records, *held]), scenes.answers()
+    words = Words.build(r["question"] for r in [*records, *held])
+    answers = kwargs.pop("answers", scenes.answers())
     provider = SceneRegions(regions=6, width=8)
     records = kwargs.pop("wrap", list)(records)
     oracle = Oracle(records, unit=UNITS[unit])
     options = {k: kwargs.pop(k) for k in list(kwargs) if k in Options.__dataclass_fields__}
-    return World(
+    made = World(
         seed=kwargs.pop("seed", 0), oracle=oracle, provider=provider, words=words, answers=answers,
         questions=Questions(records) if unit == "qa" else None,
         counts=targets(len(oracle.ids), init=0.125, step=0.125, budget=budget),
@@ -95,3 +108,12 @@ def world(
         strategies={"random": Random(), "entropy": Entropy()}, data_key={"pool": "p", "val": "v", "regions": "r"},
         options=Options(asked=4, **options), picture=provider.picture, **kwargs,
     )  # fmt: skip
+
+    def rebuild(words: Words, answers: list[str]) -> World:
+        val = RegionQuestions(provider, held, words, answers, kinds=KINDS)
+        fitter = FakeFitter(made.fitter.folder, len(answers), section=f"{words.digest}{answers}")
+        fitter.fits = made.fitter.fits
+        return replace(made, words=words, answers=answers, val=val, fitter=fitter)
+
+    made.make_words, made.rebuild = Words.build, rebuild
+    return made

@@ -110,6 +110,16 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.protocol": "test", "active.stop.accuracy": 60.0}, "active.stop.accuracy=60.0: under"),
         ({"active.protocol": "test", "active.stop.plateau": 0.1}, "active.stop.plateau=0.1: under"),
         ({"active.unit": "question"}, "unknown config.active.unit 'question'"),
+        ({"active.answers.scope": "some"}, "config.active.answers.scope"),
+        ({"active.answers.scope": "strict", "active.answers.grow": True}, "has no effect"),
+        ({"active.words.scope": "strict", "active.warm_start": True}, "one shape"),
+        ({"active.proposer": "bank"}, "config.active.proposer"),
+        ({"active.proposer": "visible", "active.oracle.name": "people"}, "no questions yet"),
+        ({"active.share_task_model": "always"}, "config.active.share_task_model"),
+        ({"active.unit": "qa", "active.proposer": "visible"}, "each question is asked itself"),
+        ({"active.full": True, "active.protocol": "test"}, "config.active.full: only EvalAI"),
+        ({"active.full": True, "active.answers.grow": True}, "config.active.full: words and answers"),
+        ({"active.full": True, "active.warm_start": True}, "config.active.full: with warm_start"),
     ],
 )
 def test_what_is_wrong_is_named_before_any_work(tmp_path, values, message):
@@ -132,6 +142,15 @@ def test_approximate_ways_are_named_and_allowed_or_refused(allowed):
         ConfigError, match="ccrl: k_max=16, prefilter=prefilter, compute=bfloat16; ccrl_a: comp"
     ):
         build_active.approximations(c, strategies)
+
+
+def test_what_an_approximate_scorer_proposes_is_approximate():
+    c = config("ccrl", "random,entropy,scale=tiny")
+    override(c, {"active.scoring.compute": "bfloat16", "active.allow_approx": True})
+    strategies = build_active.chosen(c, c.run)
+    assert build_active.approximations(c, strategies) == {}
+    override(c, {"active.proposer": "bank_matched"})
+    assert build_active.approximations(c, strategies) == {"entropy": ("compute=bfloat16",)}
 
 
 def test_people_need_images_only(tmp_path, monkeypatch):

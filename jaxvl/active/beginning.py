@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from jaxvl.active.bank import KINDS
 from jaxvl.active.folder import ABOUT, RunError, RunFolder, digest_of
 from jaxvl.active.items import IMAGE
+from jaxvl.active.proposers import OWN, caution
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, write_json
 
@@ -39,10 +41,30 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
 
 
 def protocol_of(world: World, repeat: int) -> dict[str, Any]:
-    """What must be equal for runs to be compared; the unit is named unless items are images."""
-    proposer = f"bank_random/{world.options.asked}" if world.questions is None else "own"
-    return {
-        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": world.options.variant,
+    """What must be equal for runs to be compared; the unit and options are named unless they are the default ones."""
+    options = world.options
+    proposer = f"{options.proposer}/{options.asked}" if world.questions is None else OWN
+    found: dict[str, Any] = {
+        "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": options.variant,
         "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if world.options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
-    } | ({} if world.unit == IMAGE else {"unit": world.unit.name})  # fmt: skip
+        "init_of": 0 if options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
+    }  # fmt: skip
+    if world.unit != IMAGE:
+        found["unit"] = world.unit.name
+    if options.share_task_model != "plain":
+        found["share_task_model"] = options.share_task_model
+    if options.warm_start:
+        found["warm_start"] = True
+    if options.vocabulary.changes:
+        found["vocabulary"] = dataclasses.asdict(options.vocabulary)
+    return found
+
+
+def proposer_of(world: World) -> dict[str, Any]:
+    """For the metrics: which questions images were asked, and what that means."""
+    if world.questions is not None:
+        return {"name": OWN, "asked": 1}
+    name = world.options.proposer
+    found: dict[str, Any] = {"name": name, "asked": world.options.asked}
+    said = caution(name)
+    return found | ({} if said is None else {"caution": said, "transductive": name == "visible"})

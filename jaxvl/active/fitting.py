@@ -147,6 +147,7 @@ class Fitter:
         seed: int,
         data: Any,
         title: str = "",
+        start: str | None = None,
         each_epoch: EachEpoch | None = None,
     ) -> Fitted:
         """Train a stage on a source, or load what it was trained to before.
@@ -158,6 +159,7 @@ class Fitter:
           data: JSON that says what the source depends on: labelled ids, files, models. With the stage's section and
             the seed it is the key under which the model is kept.
           title: for the display.
+          start: key of a model of this stage whose parameters are the initial ones; `data` must name it.
           each_epoch: is given the model's folder, the number of an epoch that has ended, from 1, and `predict` of the
             present parameters; what it returns is logged, but for the last. It is called again for epochs that are
             repeated after a kill, and not at all if the model is there already.
@@ -172,7 +174,9 @@ class Fitter:
                 return Fitted(self._load(stage, folder), key, True, read_json(folder / RESULT))
             stage.trainer.reseed(seed)
             started = time.monotonic()
-            params, more = self._train(stage, source, folder, seed, title or name, each_epoch)
+            params, more = self._train(
+                stage, source, folder, seed, title or name, start=start, each_epoch=each_epoch
+            )
             flat = {
                 "/".join(k): np.asarray(v)
                 for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
@@ -193,17 +197,10 @@ class Fitter:
         Raises:
           FileNotFoundError: it is gone.
         """
-        folder = self.folder / f"{name}-{key}"
-        for file in (RESULT, SHAPES):
-            if not (folder / file).exists():
-                raise FileNotFoundError(
-                    f"{folder / file}: of the model of a finished phase, this is gone; restore it or roll back"
-                )
-        return self._load(self.stages[name], folder)
+        return self._load(self.stages[name], _whole(self.folder / f"{name}-{key}"))
 
     def _load(self, stage: Stage, folder: Path) -> PyTree:
-        flat = safetensors.numpy.load_file(folder / PARAMS)
-        tree = unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
+        tree = _tree(folder)
         return stage.trainer.init(zeros(read_json(folder / SHAPES)), load=lambda fresh: tree).params
 
     def _train(
@@ -213,6 +210,8 @@ class Fitter:
         folder: Path,
         seed: int,
         title: str,
+        *,
+        start: str | None,
         each_epoch: EachEpoch | None,
     ) -> tuple[PyTree, dict[str, Any]]:
         trainer, plateau = stage.trainer, stage.plateau
@@ -230,7 +229,8 @@ class Fitter:
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         # Which state was best so far is not in a checkpoint: a fit that may end early starts anew.
         step = checkpoints.latest() if plateau is None else None
-        state = self._begin(stage, source, rates, steps)
+        first = None if start is None else _tree(_whole(self.folder / f"{stage.name}-{start}"))
+        state = self._begin(stage, source, rates, steps, first)
         if step is not None:
             state = checkpoints.restore(step, trainer.abstract)
         log = Log(folder, append_from_step=step)
@@ -262,9 +262,14 @@ class Fitter:
             return best.params, {**more, "held_out": best.scores}
         return stage.exported(state), more
 
-    def _begin(self, stage: Stage, source: Source, rates: Any, steps: int) -> TrainState:
-        vectors = stage.vectors
-        load = None if vectors is None else lambda fresh: with_vectors(fresh, vectors)
+    def _begin(
+        self, stage: Stage, source: Source, rates: Any, steps: int, first: PyTree | None
+    ) -> TrainState:
+        vectors, load = stage.vectors, None
+        if first is not None:
+            load = lambda fresh: first  # noqa: E731
+        elif vectors is not None:
+            load = lambda fresh: with_vectors(fresh, vectors)  # noqa: E731
         state = stage.trainer.init(zeros(shapes_of(source, stage.batch(source))), load=load)
         extra = state.extra
         if isinstance(extra, dict) and "steps" in extra:  # a task that changes after a share of its updates
@@ -341,6 +346,21 @@ class Watch:
         rng = np.random.default_rng(self.seed)
         params, more = self.plateau.finish(self.stage.trainer, placed, self.held, rng)
         return Best({**self.best.scores, **more}, params)
+
+
+def _whole(folder: Path) -> Path:
+    """The folder of a model that was trained before; FileNotFoundError if something of it is gone."""
+    for file in (RESULT, SHAPES):
+        if not (folder / file).exists():
+            raise FileNotFoundError(
+                f"{folder / file}: of the model of a finished phase, this is gone; restore it or roll back"
+            )
+    return folder
+
+
+def _tree(folder: Path) -> PyTree:
+    flat = safetensors.numpy.load_file(folder / PARAMS)
+    return unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
 
 
 def with_vectors(fresh: PyTree, vectors: np.ndarray) -> PyTree:

@@ -21,7 +21,7 @@ from jaxvl.active.folder import FULL, RESULT, RunError, digest_of
 from jaxvl.active.report.dataset_map import MAP, DatasetMap
 from jaxvl.active.report.full import SAME
 from jaxvl.active.seeds import seed_of
-from jaxvl.active.world import TASK, World
+from jaxvl.active.world import TASK, Options, World
 from jaxvl.atomic import read_json, write_file, write_json
 from jaxvl.data.region_source import RegionQuestions
 from jaxvl.types import Predict
@@ -37,7 +37,7 @@ def train(
     It is trained as the model of a round is, from the same stage, on the questions of all images.
 
     Raises:
-      RunError: nobody knows all answers, since people label.
+      RunError: there is no such model: see `check_full`.
     """
     folder = workdir / FULL / f"r{repeat}"
     protocol = {k: v for k, v in protocol_of(world, repeat).items() if k in SAME}
@@ -46,8 +46,10 @@ def train(
         if kept["protocol"] == protocol:
             say(f"model of the whole pool, repeat {repeat}: kept, accuracy {kept['acc']['overall']:.2f}")
             return kept
-    if not world.simulated:
-        raise RunError("people label this pool: a model of all of it would need labels that nobody has made")
+    try:
+        check_full(world.options, simulated=world.simulated)
+    except ValueError as error:
+        raise RunError(f"no model of the whole pool: {error}") from error
     source = RegionQuestions(
         world.provider, world.oracle.everything(), world.words, world.answers, kinds=KINDS
     )
@@ -77,6 +79,23 @@ def train(
     write_json(folder / RESULT, result)
     say(f"model of the whole pool, repeat {repeat}: accuracy {accuracy['overall']:.2f}")
     return result
+
+
+def check_full(options: Options, *, simulated: bool) -> None:
+    """Raise ValueError where a model of the whole pool could not be trained and scored as those of the rounds are."""
+    if not simulated:
+        raise ValueError("people label here, and nobody has labelled the whole pool")
+    if options.protocol == "test":
+        raise ValueError("only EvalAI would know its accuracy under the protocol test")
+    if options.vocabulary.changes:
+        raise ValueError(
+            "words and answers follow the labels of rounds (words.scope, answers.scope, answers.grow), so that it "
+            "would answer from other words and answers than they do"
+        )
+    if options.warm_start:
+        raise ValueError(
+            "with warm_start rounds begin at the model of the round before, and it has none before it"
+        )
 
 
 def record(source: RegionQuestions, folder: Path, number: int, predict: Predict) -> dict[str, float]:

@@ -252,3 +252,13 @@ def warnings(scores: Mapping[str, float]) -> list[str]:
     if scores.get("platt_scale", 1.0) <= 0:
         out.append("not calibrated: on held-out pairs its values fall where they should rise")
     return out
+
+
+def said(scores: Mapping[str, float]) -> str:
+    """The held-out scores for a line of the display, with a comma before; empty if there are none."""
+    out = ""
+    if "balanced_accuracy" in scores:
+        out += f", balanced accuracy {scores['balanced_accuracy']:.2f} on held-out images"
+    if "visual_gap" in scores:
+        out += f", {scores['balanced_accuracy_text']:.2f} with other images' features"
+    return out

@@ -48,6 +48,17 @@ class Oracle:
         """The records of all images: for the model of the whole pool that curves are compared with, no strategy."""
         return [r for i in self.ids.tolist() for r in self._records.get(i, [])]
 
+    def questions(self, ids: Sequence[int]) -> list[list[str]]:
+        """The questions of images that need not be labelled, without answers: only for runs called transductive.
+
+        Raises:
+          OracleError: an image is not in the pool.
+        """
+        unknown = sorted(set(map(int, ids)) - set(self.ids.tolist()))
+        if unknown:
+            raise OracleError(f"image {unknown[0]} is not in the pool: its true questions are not known")
+        return [[str(r["question"]) for r in self._records.get(int(i), [])] for i in ids]
+
     def label(self, ids: Sequence[int], *, selected: Collection[int]) -> list[Record]:
         """All questions and answers of these items, in their order.
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvl.active import balance, evalai, evaluation, matching, people
+from jaxvl.active import evaluation, matching, measuring, people, vocabulary
 from jaxvl.active.bank import KINDS, Bank, build_bank, propose
 from jaxvl.active.beginning import begin
 from jaxvl.active.folder import (
@@ -35,8 +35,10 @@ from jaxvl.active.folder import (
     plain_record,
 )
 from jaxvl.active.pool import Candidates, Labelled
+from jaxvl.active.proposers import PROPOSERS, About, Asked
 from jaxvl.active.seeds import generator, seed_of
 from jaxvl.active.selecting import (
+    arrays_of,
     check_selection,
     item_line,
     save_npz,
@@ -45,9 +47,9 @@ from jaxvl.active.selecting import (
     standing,
 )
 from jaxvl.active.strategies.base import Strategy
-from jaxvl.active.world import TASK, World
+from jaxvl.active.world import SAMPLER, TASK, World
 from jaxvl.atomic import sha256, write_file, write_json, write_jsonl
-from jaxvl.data.region_source import RegionQuestions
+from jaxvl.data.region_source import RegionImages, RegionQuestions
 from jaxvl.types import PyTree, Rows, Source
 
 SHARDS = "scoring"  # folder of a round for what an engine has scored so far
@@ -76,13 +78,17 @@ class Run:
     def __init__(
         self, world: World, *, method: str, repeat: int, folder: Path, say: Callable[[str], None] = print
     ):
-        self.world, self.method, self.repeat, self.say = world, method, repeat, say
+        self.base, self.method, self.repeat, self.say = world, method, repeat, say
+        self.world = world  # with the words and answers of the present round
+        self._entered: int | None = None
         self.folder = begin(world, method, repeat, folder)
         self.ledger = self.folder.ledger
         self.strategy: Strategy = world.strategies[method]
         self.approximate = list(world.approximate.get(method, ()))
         self.params: dict[str, PyTree] = {}
         self.keys: dict[str, str] = {}
+        self.needs = world.options.needs(self.strategy)
+        self._pool: tuple[Labelled, Candidates] | None = None
         self.started = time.monotonic()
 
     def __enter__(self) -> Run:
@@ -107,6 +113,7 @@ class Run:
                 lacking = people.lacking(self.folder, round, self.world.options.min_fraction)
                 if lacking:
                     return Outcome("waiting", lacking)
+            self._enter(round, note=phase == "TRAINED")
             why = self._over(round) if phase == "FITTED" else None
             if why is not None:
                 self.ledger.append(FINISHED, round=round, why=why)
@@ -119,6 +126,20 @@ class Run:
             committed += phase == "COMMITTED" and round != INITIAL
             if (rounds is not None and committed >= rounds) or phase == until:
                 return Outcome("paused", f"round {round}: {phase}")
+
+    def _enter(self, round: int, *, note: bool = False) -> None:
+        """Have the words and answers of a round, if rounds differ in them; `note`: the ledger may be written."""
+        scope = self.base.options.vocabulary
+        if not scope.changes or round in (INITIAL, self._entered):
+            return
+        words, answers, new = vocabulary.of_round(self.base, self.folder, round, note=note)
+        if new:
+            self._tell(round, f"{len(new)} new answers: {', '.join(new[:5])}")
+        if (words.vocab, answers) != (self.world.words.vocab, self.world.answers):
+            assert self.base.rebuild is not None
+            self.world = self.base.rebuild(words, answers)
+            self.params, self.keys = {}, {}
+        self._entered = round
 
     def _over(self, round: int) -> str | None:
         """Why no more items are bought after this round's evaluation."""
@@ -135,31 +156,25 @@ class Run:
     # ---- phases -------------------------------------------------------------------------------------------
 
     def _trained(self, round: int) -> dict[str, Any]:
-        fitted = self._fit(TASK, self.labelled(round).questions, round, data={})
-        kept = "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
-        self._tell(round, f"task model on {len(self.labelled(round))} {self.world.unit.many}: {kept}")
+        start = None  # from scratch, unless the model of the round before is to be trained on
+        if self.world.options.warm_start and round > 0:
+            start = self.folder.events(round - 1)["TRAINED"].data["model"]["key"]
+        data = {} if start is None else {"start": start}
+        fitted = self._fit(TASK, self.labelled(round).questions, round, data=data, start=start)
+        self._tell(
+            round, f"task model on {len(self.labelled(round))} {self.world.unit.many}: {_time(fitted)}"
+        )
         return {"model": fitted}
 
     def _evaluated(self, round: int) -> dict[str, Any]:
         world, labelled = self.world, self.labelled(round)
         path = self.folder.folder(round)
         self._load(TASK, round)
-        name, accuracy = self._assess(path)
-        records, result = labelled.records, self._result(TASK, round)
-        images = len(np.unique(labelled.image_ids))
-        metrics: dict[str, Any] = {
-            "schema": "jaxvl.round/1",
-            "round": round,
-            "fraction": len(labelled) / len(world.oracle.ids),
-            "n_images": images,
-            "n_qas": len(records),
-            "n_answers": sum(len(r["answers"]) for r in records),
-            "cost": self._cost(records, images),
-            "acc": accuracy,  # none under the protocol "test": see `RunFolder.rounds`
-            "train": {TASK: result},
-            "balance": balance.summary(labelled.shares.counts, KINDS),
-            "seeds": {"master": world.seed, "task": self._seed(TASK, round)},
-        }
+        name, accuracy = measuring.assess(world, self.predict, key=self.keys[TASK], folder=path)
+        metrics = measuring.metrics(
+            world, labelled, round=round, accuracy=accuracy, result=self._result(TASK, round),
+            seed=self._seed(TASK, round), before=self.folder.rounds,
+        )  # fmt: skip
         if self.approximate:
             metrics["approximate"] = self.approximate
         write_json(path / METRICS, metrics)
@@ -167,43 +182,17 @@ class Run:
         self._tell(round, said)
         return {"files": (METRICS, name), "accuracy": accuracy.get("overall")}
 
-    def _assess(self, folder: Path) -> tuple[str, dict[str, float]]:
-        """(file in the round's folder, accuracy): the evaluation questions scored, or answered for EvalAI.
-
-        One model is asked once, whoever shares it.
-        """
-        world, test = self.world, self.world.options.protocol == "test"
-        name = evalai.RESULTS if test else "evaluation.npz"
-        kept = world.fitter.folder / f"{TASK}-{self.keys[TASK]}"
-        kept /= f"evaluation-{world.data_key['val']}{Path(name).suffix}"
-        if not kept.exists():
-            ask = functools.partial(self.predict, f"{TASK}/answer")
-            if test:
-                ids = [int(world.val.annotation(i)["question_id"]) for i in range(len(world.val))]
-                evalai.write_results(kept, evaluation.answered(ask, world.val, world.answers), ids=ids)
-            else:
-                scored = evaluation.score(ask, world.val, world.answers, variant=world.options.variant)
-                write_file(kept, lambda p: scored.save(p))
-        write_file(folder / name, lambda p: shutil.copyfile(kept, p))
-        return name, {} if test else evaluation.Scored.load(kept).accuracy()
-
     def _fitted(self, round: int) -> dict[str, Any]:
         self._load(TASK, round)
+        self.keys = {TASK: self.keys[TASK]}  # keys of models must not tell whether a run was resumed
         models = {}
-        for stage in self.strategy.needs:
-            source = self.strategy.data(
-                stage, self.predict, self.pool(round), self.labelled(round), self._rng(round, stage, "data")
-            )
-            shared = type(self.strategy).data is Strategy.data
+        for stage in self.needs:
+            source = self._rows(stage, round)
+            shared = stage not in self.strategy.needs or type(self.strategy).data is Strategy.data
             data = {} if shared else self._dependent()
             models[stage] = self._fit(stage, source, round, data=data)
-            kept = "kept" if models[stage]["hit"] else f"{models[stage]['result']['seconds']:.1f} s"
             held = models[stage]["result"].get("held_out", {})
-            if "balanced_accuracy" in held:
-                kept += f", balanced accuracy {held['balanced_accuracy']:.2f} on held-out images"
-            if "visual_gap" in held:
-                kept += f", {held['balanced_accuracy_text']:.2f} with other images' features"
-            self._tell(round, f"{stage}: {kept}")
+            self._tell(round, f"{stage}: {_time(models[stage])}{matching.said(held)}")
             models[stage]["warnings"] = matching.warnings(held)
             for doubt in models[stage]["warnings"]:
                 self._tell(round, f"{stage}: {doubt}")
@@ -215,16 +204,15 @@ class Run:
         reserve = 0 if self.world.simulated else int(np.ceil(self.world.options.reserve * wanted))
         budget = min(wanted + reserve, len(pool))
         started = time.monotonic()
-        found = self.strategy(self.predict, pool, self.labelled(round), budget, self._rng(round, "select"))
+        found = self.strategy(self.ask, pool, self.labelled(round), budget, self._rng(round, "select"))
         check_selection(found, pool, budget, self.method)
         path = self.folder.folder(round) / SCORES
-        arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
-        score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
+        arrays = arrays_of(found, pool.ids)
         seconds = round_time(time.monotonic() - started)
         if self.world.options.stands_for and self.world.questions is None:
             name = self.strategy.vectors
-            arrays["stands_for"] = standing(self.predict, name, pool, np.asarray(found.rows)[:wanted])
-        write_file(path, lambda p: save_npz(p, ids=pool.ids, rows=found.rows, score=score, **arrays))
+            arrays["stands_for"] = standing(self.ask, name, pool, np.asarray(found.rows)[:wanted])
+        write_file(path, lambda p: save_npz(p, **arrays))
         shutil.rmtree(self.folder.folder(round) / SHARDS, ignore_errors=True)
         summary = score_summary(found)
         if summary.get("spearman_n_match", 0.0) > COUNT:
@@ -312,8 +300,10 @@ class Run:
         if not trained or (round is not None and round not in trained):
             there = ", ".join(map(str, trained)) or "none"
             raise RunError(f"{self.folder.path}: round {round} has no model; rounds that have one: {there}")
-        chosen, world = trained[-1] if round is None else round, self.world
+        chosen = trained[-1] if round is None else round
+        self._enter(chosen)
         self._load(TASK, chosen)
+        world = self.world
         source = RegionQuestions(world.provider, records, world.words, world.answers, kinds=KINDS)
         ask = functools.partial(self.predict, f"{TASK}/answer")
         return chosen, evaluation.answered(ask, source, world.answers)
@@ -340,14 +330,12 @@ class Run:
             )
             raise RunError(f"{self.world.unit.one} {strange[0]} {what}")
         round = fitted[-1]
+        self._enter(round)
         self._load_all(round)
         labelled = self.labelled(round)
-        pool = self.world.candidates(np.array(sorted(set(ids)), np.int64), labelled, self.asked(round))
-        found = self.strategy(self.predict, pool, labelled, len(pool), self._rng(round, "preview"))
-        arrays = {f"note/{k}": np.asarray(v) for k, v in found.notes.items()}
-        score = np.zeros(0) if found.score is None else np.asarray(found.score)
-        scores = {"ids": pool.ids, "rows": np.asarray(found.rows), "score": score, **arrays}
-        return round, self._lines(scores, len(pool), round)
+        pool = self._candidates(np.array(sorted(set(ids)), np.int64), round)
+        found = self.strategy(self.ask, pool, labelled, len(pool), self._rng(round, "preview"))
+        return round, self._lines(arrays_of(found, pool.ids), len(pool), round)
 
     def _lines(self, scores: Mapping[str, np.ndarray], wanted: int, round: int) -> list[dict[str, Any]]:
         questions = self.world.questions
@@ -368,6 +356,12 @@ class Run:
             )
         return self.world.fitter.stages[stage].trainer.predict(self.params[stage], predictor, source)
 
+    def ask(self, name: str, source: Source) -> Rows:
+        """`predict` as the strategy has it: "task" is its own model if the scored one is not shared (A16)."""
+        if SAMPLER in self.needs and name.startswith(f"{TASK}/"):
+            name = f"{SAMPLER}/{name.partition('/')[2]}"
+        return self.predict(name, source)
+
     @functools.lru_cache(maxsize=1)  # noqa: B019  a run lives as long as its command
     def labelled(self, round: int) -> Labelled:
         """The labelled items at the start of a round, with their questions."""
@@ -384,19 +378,34 @@ class Run:
         return self.labelled(round).bank
 
     def pool(self, round: int) -> Candidates:
-        """The unlabelled items of a round, with the questions that all methods ask of them."""
+        """The unlabelled items of a round, with the questions that are asked of them."""
         labelled = self.labelled(round)
+        if self._pool is not None and self._pool[0] is labelled:
+            return self._pool[1]
         taken = {*self.folder.labelled(round), *self.folder.excluded()}
         ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
         cache = self.folder.folder(round) / SHARDS  # a pass over a large pool goes on where it was killed
-        return self.world.candidates(ids, labelled, self.asked(round), cache=cache)
+        self._pool = labelled, self._candidates(ids, round, cache=cache)
+        return self._pool[1]
+
+    def _candidates(self, ids: np.ndarray, round: int, *, cache: Path | None = None) -> Candidates:
+        labelled, options = self.labelled(round), self.world.options
+        # Where nobody reads what is asked, the cheapest questions do.
+        chosen = PROPOSERS[options.proposer if self.strategy.asks else "bank_random"]
+
+        def asked(images: RegionImages) -> Asked:
+            about = About(
+                labelled.bank, self.asked(round), options.asked, labelled.records, self.predict,
+                self.world.oracle.questions, self.world.words,
+            )  # fmt: skip
+            return chosen(images, about)
+
+        return self.world.candidates(ids, labelled, asked, cache=cache)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def asked(self, round: int) -> np.ndarray | None:
-        """Positions in the bank of the patterns that are asked of every image (A17): common to methods, if they are
-        at equal labelled sets. None where items are questions."""
-        if self.world.questions is not None:
-            return None
+    def asked(self, round: int) -> np.ndarray:
+        """Positions in the bank of the patterns that "bank_random" asks of every image (A17): common to methods, if
+        they are at equal labelled sets."""
         labelled = self.labelled(round)
         kinds = Counter(r["answer_type"] for r in labelled.records)
         rng = generator(self.world.seed, self.repeat, round, "proposer")
@@ -406,13 +415,16 @@ class Run:
 
     # ---- models ---------------------------------------------------------------------------------------------
 
-    def _fit(self, stage: str, source: Source, round: int, *, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _fit(
+        self, stage: str, source: Source, round: int, *, data: Mapping[str, Any], start: str | None = None
+    ) -> dict[str, Any]:
         fitted = self.world.fitter.fit(
             stage,
             source,
             seed=self._seed(stage, round),
             data=self._data(round, data),
             title=self._title(round, stage),
+            start=start,
         )
         self.params[stage], self.keys[stage] = fitted.params, fitted.key
         return {"key": fitted.key, "hit": fitted.hit, "result": dict(fitted.result)}
@@ -426,8 +438,17 @@ class Run:
             self.keys[stage] = known["key"]
 
     def _load_all(self, round: int) -> None:
-        for stage in (TASK, *self.strategy.needs):
+        for stage in (TASK, *self.needs):
             self._load(stage, round)
+
+    def _rows(self, stage: str, round: int) -> Source:
+        """Training rows of a sampler stage: the strategy's, or the labelled questions for one it did not ask for."""
+        labelled = self.labelled(round)
+        if stage not in self.strategy.needs:
+            return labelled.questions
+        return self.strategy.data(
+            stage, self.ask, self.pool(round), labelled, self._rng(round, stage, "data")
+        )
 
     def _result(self, stage: str, round: int) -> dict[str, Any]:
         model = self.folder.events(round)["TRAINED"].data["model"]
@@ -445,7 +466,8 @@ class Run:
         }
 
     def _seed(self, stage: str, round: int) -> int:
-        return seed_of(self.world.seed, self.repeat, round, stage)
+        own = (self.method,) if stage == SAMPLER else ()  # the others are shared where their rows agree
+        return seed_of(self.world.seed, self.repeat, *own, round, stage)
 
     def _rng(self, round: int, *purpose: str) -> np.random.Generator:
         return generator(self.world.seed, self.repeat, self.method, round, *purpose)
@@ -459,17 +481,16 @@ class Run:
         have = len(self.folder.labelled(round))
         return max(1, self.world.counts[round + 1] - have)
 
-    def _cost(self, records: Sequence[Mapping[str, Any]], images: int) -> dict[str, float]:
-        seconds = sum(float(r.get("seconds") or 0.0) for r in records)
-        total = self.world.options.cost.of(records, images=images, seconds=seconds)
-        return {"total": total, "images": images, "questions": len(records), "seconds": seconds}
-
     def _title(self, round: int, what: str) -> str:
         return f"{self.method} {self.repeat} round {round} {what}"
 
     def _tell(self, round: int, text: str) -> None:
         name = "initial" if round == INITIAL else f"round {round}"
         self.say(f"{self.method}  repeat {self.repeat}  {name}  {text}")
+
+
+def _time(fitted: Mapping[str, Any]) -> str:
+    return "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
 
 
 def round_time(seconds: float) -> float:

@@ -106,6 +106,20 @@ class PoolScorer:
             return self._pruned(models, bank, request)
         return self._scores(models, bank, request)
 
+    def strongest(self, params: Mapping[str, PyTree], request: Request) -> np.ndarray:
+        """`[N,K]` i32: the `k_max` patterns that match each image best, best first; fewer if there are no more."""
+        if not len(request.images):
+            return np.zeros((0, min(request.k_max or 1, len(request.text))), np.int32)
+        request = replace(request, uncertainty="one", rates=np.ones((1 + int(max(request.kinds)), 1)))
+        models, bank = self._begin({request.stage: params.get(request.stage)}, request)
+        found = []
+        for block in self._blocks(request.images):
+            encoded = self._encoded(models, block)
+            strength = self._strength(models, bank, request, encoded, start=block["start"])
+            check_finite(strength, request.stage)
+            found.append(np.argsort(-strength, axis=1, kind="stable")[block["keep"], : request.k_max])
+        return np.concatenate(found).astype(np.int32)
+
     def _traced(self, program: str) -> None:
         self.traces[program] = self.traces.get(program, 0) + 1
 

@@ -102,6 +102,13 @@ def contributors(
     return out
 
 
+def arrays_of(found: Selection, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """A choice among these items as the arrays of `scores.npz`: `ids`, `rows`, `score` (empty: none), `note/...`."""
+    score = np.zeros(0) if found.score is None else np.asarray(found.score, np.float64)
+    notes = {f"note/{name}": np.asarray(values) for name, values in found.notes.items()}
+    return {"ids": ids, "rows": np.asarray(found.rows), "score": score, **notes}
+
+
 def standing(predict: Predict, name: str, pool: Any, rows: np.ndarray, *, block: int = 4_096) -> np.ndarray:
     """How many unselected images of the pool have each selected one as their nearest among the selected, `[k]` i64.
 

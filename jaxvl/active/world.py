@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,16 @@ from jaxvl.active.fitting import Fitter
 from jaxvl.active.items import Questions, Unit, opening_kinds
 from jaxvl.active.oracle import Oracle, Record
 from jaxvl.active.pool import Candidates, Labelled
+from jaxvl.active.proposers import MATCHER, Asked
 from jaxvl.active.strategies.base import Strategy
+from jaxvl.active.vocabulary import Scope
+from jaxvl.data.region_source import RegionImages
+from jaxvl.data.words import Words
 from jaxvl.types import PyTree, Rows, Source
 
 TASK = "task"  # the stage of the model that is scored
+SAMPLER = "sampler"  # one like it that a strategy asks instead, if the scored one is not shared
+SHARING = ("plain", "never")
 Engine = Callable[[Mapping[str, PyTree], Source], Rows]
 
 
@@ -30,6 +36,11 @@ class Options:
     Attributes:
       protocol: "val" = evaluation questions are scored here; "test" = their answers are written down for EvalAI.
       asked: J, patterns that strategies ask of every unlabelled image.
+      proposer: key of `PROPOSERS`: which patterns.
+      share_task_model: "plain" = strategies without a loss of their own ask the scored model (A16); "never" = a model
+        that is trained for each of them.
+      vocabulary: what is known of words and answers before they are labelled.
+      warm_start: whether the task model starts from its parameters of the round before.
       variant: of the official accuracy.
       bank: keyword arguments of `build_bank`.
       shared_init: whether all repeats start from the images of the first.
@@ -43,6 +54,10 @@ class Options:
 
     protocol: str = "val"
     asked: int = 8
+    proposer: str = "bank_random"
+    share_task_model: str = "plain"
+    warm_start: bool = False
+    vocabulary: Scope = field(default_factory=Scope)
     variant: str = "official"
     bank: Mapping[str, Any] = field(default_factory=dict)
     shared_init: bool = False
@@ -53,6 +68,13 @@ class Options:
     gold: float = 0.0
     cost: Cost = field(default_factory=Cost)
     stop: Stop = field(default_factory=Stop)
+
+    def needs(self, strategy: Strategy) -> tuple[str, ...]:
+        """The sampler stages of a strategy in the order of training, with those that these options call for."""
+        sampler = self.share_task_model == "never" and strategy.reads_task
+        matcher = self.proposer == "bank_matched" and strategy.asks
+        more = (*((SAMPLER,) if sampler else ()), *((MATCHER,) if matcher else ()))
+        return tuple(dict.fromkeys((*more, *strategy.needs)))
 
 
 @dataclass
@@ -75,6 +97,8 @@ class World:
       simulated: whether the oracle answers at once, from annotations; else people do, through files.
       approximate: method -> in which ways its selections are approximate.
       picture: RGB array of an image id, if there are pictures.
+      make_words: questions -> tokeniser, for rounds whose words are those of labelled questions.
+      rebuild: (words, answers) -> this world with models that have these, for rounds that differ in them.
     """
 
     seed: int
@@ -93,6 +117,8 @@ class World:
     simulated: bool = True
     picture: Callable[[int], Any] | None = None
     questions: Questions | None = None
+    make_words: Callable[[Iterable[str]], Any] = Words.build
+    rebuild: Callable[[Any, list[str]], World] | None = None
 
     @property
     def unit(self) -> Unit:
@@ -124,15 +150,20 @@ class World:
         return np.stack([self.words.ids(q) for q in questions])
 
     def candidates(
-        self, ids: np.ndarray, labelled: Labelled, asked: np.ndarray | None, *, cache: Path | None = None
+        self,
+        ids: np.ndarray,
+        labelled: Labelled,
+        ask: Callable[[RegionImages], Asked],
+        *,
+        cache: Path | None = None,
     ) -> Candidates:
         """The unlabelled items of a round.
 
         Args:
           ids: of the items.
           labelled: of the round.
-          asked: positions in the bank of the patterns to ask of all images, the labelled ones too; None where the items
-            are questions: each is asked itself, with the answer type of its opening phrase.
+          ask: gives what is asked of images, the labelled ones too. Not used where the items are questions: each is
+            asked itself, with the answer type of its opening phrase.
           cache: see `Candidates`.
         """
         if self.questions is not None:
@@ -142,14 +173,14 @@ class World:
                 self.provider, ids, image_ids=self.questions.image_ids[at], text=self._text(texts)[:, None],
                 kinds=opening_kinds(texts, labelled.records)[:, None], bank=None, shares=labelled.shares, cache=cache,
             )  # fmt: skip
-        bank = labelled.bank
-        labelled.ask(bank.text[asked], bank.kinds[asked])
+        labelled.ask(*ask(labelled))
+        asked = ask(RegionImages(self.provider, ids))
         return Candidates(
             self.provider,
             ids,
-            text=bank.text[asked],
-            kinds=bank.kinds[asked],
-            bank=bank,
+            text=asked.text,
+            kinds=asked.kinds,
+            bank=labelled.bank,
             shares=labelled.shares,
             cache=cache,
         )

@@ -93,6 +93,16 @@ def test_a_model_is_trained_once_for_what_it_depends_on(tmp_path):
         one.load("task", "0" * 16)
 
 
+def test_a_model_may_start_from_another_ones_parameters(tmp_path):
+    one = fitter(tmp_path)
+    first = one.fit("task", Rows(), seed=1, data="a")
+    cold = one.fit("task", Rows(), seed=2, data="b")
+    warm = one.fit("task", Rows(), seed=2, data=["b", first.key], start=first.key)
+    assert warm.result["first_loss"] < 0.3 * cold.result["first_loss"]
+    with pytest.raises(FileNotFoundError, match="roll back"):
+        one.fit("task", Rows(), seed=3, data="c", start="0" * 16)
+
+
 def test_more_rows_train_longer_with_one_compiled_step(tmp_path):
     one = fitter(tmp_path, min_steps=20)
     steps = [one.fit("task", Rows(n), seed=0, data=n).result["steps"] for n in (32, 64, 128)]

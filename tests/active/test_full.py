@@ -10,6 +10,7 @@ from jaxvl.active import full, loop
 from jaxvl.active.folder import RESULT, RunError, runs_in
 from jaxvl.active.report.dataset_map import MAP, DatasetMap
 from jaxvl.active.report.full import full_accuracy
+from jaxvl.active.vocabulary import Scope
 
 
 def silent(line):
@@ -50,6 +51,16 @@ def test_one_of_another_pool_is_trained_anew(tmp_path):
     assert (tmp_path / "full" / "r0" / RESULT).exists()
 
 
-def test_nobody_knows_all_answers_where_people_label(tmp_path):
-    with pytest.raises(RunError, match="labels that nobody has made"):
-        full.train(world(tmp_path, simulated=False), tmp_path, 0, say=silent)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(simulated=False), "nobody has labelled the whole pool"),
+        (dict(protocol="test"), "only EvalAI"),
+        (dict(vocabulary=Scope(words="strict")), "follow the labels"),
+        (dict(warm_start=True), "none before it"),
+    ],
+)
+def test_what_no_round_could_train_is_no_model_of_the_whole_pool(tmp_path, options, message):
+    with pytest.raises(RunError, match=message):
+        full.train(world(tmp_path, **options), tmp_path, 0, say=silent)
+    assert not list(tmp_path.iterdir())

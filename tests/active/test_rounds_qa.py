@@ -8,6 +8,7 @@ from test_rounds import run, selections
 
 from jaxvl.active.folder import INITIAL, PHASES, RunFolder
 from jaxvl.active.rounds import Run
+from jaxvl.active.vocabulary import Scope
 from jaxvl.atomic import read_jsonl
 
 HIDDEN = {"answers", "answer", "answer_type", "targets", "question_type", "level"}
@@ -97,3 +98,25 @@ def test_methods_start_from_the_same_questions(tmp_path):
         run(tmp_path, method=method, shared=shared, rounds=1)
     first = [RunFolder(tmp_path / m / "r0").questions(INITIAL) for m in ("random", "entropy")]
     assert first[0] == first[1] and len(first[0]) == 6
+
+
+def test_questions_have_words_of_the_labels_and_models_of_their_own(tmp_path):
+    options = dict(vocabulary=Scope("strict", "strict", min_count=4), share_task_model="never")
+    shared = made(tmp_path, **options)
+    shared.fitter.stages["sampler"] = shared.fitter.stages["task"]
+    shared.rebuild = keeping_sampler(shared.rebuild)
+    assert run(tmp_path, shared=shared).state == "finished"
+    one = RunFolder(tmp_path / "entropy" / "r0")
+    sizes = [m["vocabulary"]["words"] for m in one.rounds]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1] < len(shared.words)
+    assert one.rounds[-1]["proposer"] == {"name": "own", "asked": 1}
+    assert one.protocol["share_task_model"] == "never"
+
+
+def keeping_sampler(rebuild):
+    def again(words, answers):
+        made = rebuild(words, answers)
+        made.fitter.stages["sampler"] = made.fitter.stages["task"]
+        return made
+
+    return again

@@ -141,6 +141,17 @@ def truth():
     return pairs(params())
 
 
+def test_the_strongest_patterns_of_each_image_are_those_of_its_pairs(truth):
+    """In blocks of 16 images that do not divide the pool, without an answer model."""
+    scorer = PoolScorer(
+        MATCHER, None, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), block=16
+    )
+    found = scorer.strongest({"vqme": params()["vqme"]}, request(k_max=5))
+    best = np.take_along_axis(truth["T"], found, 1)
+    assert found.shape == (N, 5) and (np.diff(best, axis=1) <= 1e-5).all()
+    np.testing.assert_allclose(best, -np.sort(-truth["T"], axis=1)[:, :5], atol=1e-5)
+
+
 def brute(truth, wanted):
     """Scores `[N]`, masks `[N,Q]` and the ids to take, image by image."""
     strength = truth[

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active.proposers import caution
 from jaxvl.active.report.comparison import ENOUGH
 from jaxvl.active.report.statistics import REFERENCE, Curves, RunRecord
 
@@ -60,6 +61,12 @@ def _short(text: str) -> str:
 
 def _name(run: RunRecord) -> str:
     return f"{run.method}, repeat {run.repeat}"
+
+
+def cautions(runs: Sequence[RunRecord]) -> list[str]:
+    """What the runs' protocols call for being said of them: each once."""
+    proposers = dict.fromkeys(str(run.protocol.get("proposer", "")) for run in runs)
+    return [f"Questions by {name}. {said}" for name in proposers if (said := caution(name)) is not None]
 
 
 def warnings(found: Curves) -> list[str]:

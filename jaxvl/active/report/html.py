@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvl.active.report import labelling
 from jaxvl.active.report import picked as picks
-from jaxvl.active.report.checks import warnings
+from jaxvl.active.report.checks import cautions, warnings
 from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
 from jaxvl.active.report.full import full_parts, map_parts
@@ -91,7 +91,8 @@ def page(content: Content) -> str:
     count = sum(map(len, found.values()))
     lead = f"{_count(len(found), 'method')}, {_count(count, 'run')}: official accuracy of the task model, by round."
     parts = [f'<p class="lead">{html.escape(lead)}</p>']
-    said = [*warnings(found), *approximate_lines(content.runs), *matcher_warnings(content.runs)]
+    said = [*cautions(content.runs), *warnings(found), *approximate_lines(content.runs)]
+    said += matcher_warnings(content.runs)
     parts += [f'<p class="warn">{html.escape(line)}</p>' for line in said]
     parts += [
         section("Learning curves", picture(content.figure, "learning curves"), note(ABOUT_CURVES)),
@@ -105,6 +106,7 @@ def page(content: Content) -> str:
         section("What was picked", *picked_parts(content)),
         section("Dataset map of what was picked", *map_parts(content.runs)),
         section("Matching of questions and images", matcher_table(content.runs)),
+        section("Answers that are no candidates", outside_table(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
         section("Labels that people made", *labelling.parts(content.runs)),
@@ -172,6 +174,19 @@ def match_table(runs: Sequence[RunRecord]) -> str:
     return table(head, rows) + note(
         "A score that sums over matching questions can come down to how many match: a correlation near 1 says it does."
     )
+
+
+def outside_table(runs: Sequence[RunRecord]) -> str:
+    """Labelled questions whose answer the model cannot give, at each run's last round; nothing if there are none."""
+    rows = []
+    for run in runs:
+        found = run.rounds[-1].get("vocabulary")
+        if found is not None and found["outside"]["questions"]:
+            most = ", ".join(f"{a or '(blank)'} ({n})" for a, n in found["outside"]["most"].items())
+            counts = (found["answers"], found["outside"]["questions"], found["outside"]["distinct"])
+            rows.append([run.method, run.repeat, *counts, most])
+    head = ("method", "repeat", "candidate answers", "questions outside", "answers outside", "most frequent")
+    return table(head, rows) if rows else ""
 
 
 def reasons(content: Content) -> str:

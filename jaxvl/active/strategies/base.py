@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,12 @@ class Strategy:
     """Base of all strategies: options are fields, the choice is `__call__`; it keeps no state.
 
     `needs` names the sampler stages that are trained before it is asked, in this order; the scored model is always
-    there as stage "task".
+    there as stage "task". `asks`: whether it reads predictions about the questions that images are asked; `reads_task`:
+    whether it asks the stage "task". What it does not use is not trained for it.
     """
+
+    asks: ClassVar[bool] = True
+    reads_task: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ equation 16 and algorithm 1, as reconstructed in the specification (sections 6 t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class CCRL(Strategy):
         "type_quota", see `diversity.chosen`.
       pool_factor: see `diversify`.
     """
+
+    asks: ClassVar[bool] = False  # the whole bank is its own
+    reads_task: ClassVar[bool] = False
 
     threshold: float = 0.5
     min_k: int = 1

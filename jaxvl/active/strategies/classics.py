@@ -15,6 +15,9 @@ from jaxvl.types import Predict
 class Random(Strategy):
     """Uniform, without replacement."""
 
+    asks: ClassVar[bool] = False
+    reads_task: ClassVar[bool] = False
+
     def __call__(
         self, predict: Predict, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:

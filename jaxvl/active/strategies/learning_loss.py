@@ -7,7 +7,7 @@ pool; here all of it is ranked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class LearningLoss(Strategy):
     Attributes:
       stage: a task model with a loss network; the scored model is another one, so its accuracy does not change.
     """
+
+    reads_task: ClassVar[bool] = False
 
     stage: str = "ll"
 

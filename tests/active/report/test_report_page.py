@@ -99,6 +99,19 @@ def test_one_seed_gets_no_verdict(tmp_path):
     assert "<td>better</td>" not in text
 
 
+def test_answers_that_are_no_candidates_are_listed_if_there_are_any(tmp_path):
+    one = FakeRun("ccrl", 0, rounds=2)
+    assert "no candidates" not in checked(report([one], tmp_path))
+    outside = {"questions": 3, "distinct": 2, "most": {"zebra": 2, "gnu": 1}}
+    one.rounds[-1]["vocabulary"] = {"answers": 41, "outside": outside}
+    assert "zebra (2), gnu (1)" in checked(report([one], tmp_path))
+
+
+def test_a_proposer_that_needs_a_word_of_caution_gets_it_in_the_report(tmp_path):
+    text = checked(report([FakeRun("ccrl", 0, rounds=2, proposer="visible/8")], tmp_path))
+    assert "Questions by visible/8. Transductive" in text
+
+
 def test_a_single_round_is_a_report_too(tmp_path):
     text = checked(report([FakeRun("ccrl", 0, rounds=1)], tmp_path))
     assert "Areas need two rounds." in text and "Against random" not in text

@@ -44,7 +44,8 @@ def stages() -> dict:
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
         vqme=stage(**vqme, task=match), vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
-        vqme_cl=stage(**vqme, task=dict(match, mi_weight=0.0)),
+        vqme_cl=stage(**vqme | dict(model=dict(vqme["model"], critic="cosine"), plateau=dict(plateau, calibrate=True)),
+                      task=dict(match, mi_weight=0.0)),
         prefilter=stage(**vqme | dict(model=dict(vqme["model"], critic="separable")), task=match),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
@@ -69,7 +70,7 @@ def strategies() -> dict:
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
-        ccrl_cl=dict(ccrl, stage="vqme_cl", match="contrast"), match_all=dict(ccrl, match="all"),
+        ccrl_cl=dict(ccrl, stage="vqme_cl"), match_all=dict(ccrl, match="all"),
         count_only=dict(ccrl, uncertainty="one", rate="none"),
     )
 

@@ -99,12 +99,15 @@ def oracle(
 def concatenated(critic: str, p: Mapping[str, Any], v: np.ndarray, s: np.ndarray) -> np.ndarray:
     """`[N,Q]` f64: the critic of each image's `v [N,D]` beside each question's `s [Q,D]`, an image at a time."""
     out = np.zeros((len(v), len(s)))
-    if critic == "separable":
-        sides = []
+    if critic in ("separable", "cosine"):
+        part, sides = ("factor" if critic == "separable" else "head"), []
         for side, x in (("image", v), ("text", s)):
-            first, second = p[f"{side}_factor_0"], p[f"{side}_factor_1"]
+            first, second = p[f"{side}_{part}_0"], p[f"{side}_{part}_1"]
             hidden = np.maximum(x @ first["kernel"] + first["bias"], 0)
             sides.append(hidden @ second["kernel"] + second["bias"])
+        if critic == "cosine":
+            one, two = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in sides)
+            return p["critic_weight"] * (one @ two.T) + p["critic_offset"]
         return sides[0] @ sides[1].T + p["critic_offset"]
     kernel = np.concatenate([p["image_side"]["kernel"], p["text_side"]["kernel"]])
     for i, row in enumerate(v):

@@ -22,7 +22,7 @@ from jaxvl.models.layers import Dtype, logical
 from jaxvl.models.mcan_layers import linear
 from jaxvl.models.pair_blocks import ImageBlocks, Pool, TextBlocks
 
-CRITICS = ("concat1", "separable", "concat2")
+CRITICS = ("concat1", "separable", "concat2", "cosine")
 SEPARATE = 128  # width of the factors of the separable critic
 
 
@@ -33,7 +33,8 @@ class VQME(nn.Module):
       words: vocabulary with PAD; feat_dim, width, heads, layers, word_dim: sizes.
       block: of self-attention, see `pair_blocks.Block`; pool: "attflat" or "mean".
       critic: "concat1" = `w relu(A v + B s + b) + c`; "separable" = product of two embeddings; "concat2" = a second
-        hidden layer, pair by pair.
+        hidden layer, pair by pair; "cosine" = `w z.w + c` of the contrastive heads, for models that learn by contrast
+        alone: calibration sets `w` and `c`, which no loss moves.
       critic_width: `W`; project: `Z`.
       tau: temperature of the contrast; with `learn_tau=(low, high)` it is learned within these bounds.
     """
@@ -72,6 +73,9 @@ class VQME(nn.Module):
         self.image_pool, self.text_pool = Pool(d, self.pool, **kw), Pool(d, self.pool, **kw)
         if self.critic == "separable":
             self.image_factor, self.text_factor = ([linear(d, w), linear(w, SEPARATE)] for _ in range(2))
+        elif self.critic == "cosine":
+            ones = logical(nn.initializers.ones, None)
+            self.weight = self.param("critic_weight", ones, (1,), jnp.float32)
         else:
             self.image_side = linear(d, w, use_bias=False)
             self.text_side = linear(d, w)
@@ -98,10 +102,14 @@ class VQME(nn.Module):
 
     def critic_image(self, v_bd: Array) -> Array:
         """What the critic needs of images: `[B,D] -> [B,W]` f32."""
+        if self.critic == "cosine":
+            return self.project_image(v_bd)
         return _mlp(self.image_factor, v_bd) if self.critic == "separable" else _f32(self.image_side(v_bd))
 
     def critic_text(self, s_qd: Array) -> Array:
         """What the critic needs of questions: `[Q,D] -> [Q,W]` f32."""
+        if self.critic == "cosine":
+            return self.project_text(s_qd)
         return _mlp(self.text_factor, s_qd) if self.critic == "separable" else _f32(self.text_side(s_qd))
 
     def project_image(self, v_bd: Array) -> Array:
@@ -124,6 +132,8 @@ class VQME(nn.Module):
         """Logits `T [B,Q]` f32 of all pairs; their hidden layer is fused away, never an array `[B,Q,W]`."""
         if self.critic == "separable":
             return a_bw @ b_qw.T + self.offset
+        if self.critic == "cosine":
+            return self.weight * (a_bw @ b_qw.T) + self.offset
         if self.critic == "concat2":
             return jax.lax.map(lambda a: self._two(nn.relu(a + b_qw)), a_bw)  # an image at a time
         # A product with the weights as a matrix would need the hidden layer in memory; a sum is fused with it.
@@ -133,6 +143,8 @@ class VQME(nn.Module):
         """Logits `[P]` f32 of given pairs."""
         if self.critic == "separable":
             return (a_pw * b_pw).sum(-1) + self.offset
+        if self.critic == "cosine":
+            return self.weight * (a_pw * b_pw).sum(-1) + self.offset
         hidden = nn.relu(a_pw + b_pw)
         return self._two(hidden) if self.critic == "concat2" else (hidden * self.weight).sum(-1) + self.offset
 

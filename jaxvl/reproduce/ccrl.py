@@ -12,7 +12,7 @@ from jaxvl.reproduce.tables import Claim, Data
 SOURCE = "Zhang, Li, Zha, Huang: CCRL, {}"
 DATA = {
     "scenes": Data("the embedded world (generated scenes as region features)", "configs/ccrl.py"),
-    "daquar": Data("DAQUAR photos as EfficientNet grid features", "configs/ccrl_photos.py", "variant=daquar"),
+    "daquar": Data("DAQUAR photos as EfficientNet grid features", "configs/ccrl_photos.py"),
     "coco": Data(
         "COCO photos with yes/no questions, as EfficientNet grid features",
         "configs/ccrl_photos.py",

@@ -39,6 +39,14 @@ def concatenated(p, v, s, critic):
             for side, x in (("image", v), ("text", s))
         )  # fmt: skip
         return a @ b + p["critic_offset"][0]
+    if critic == "cosine":
+        z, w = (
+            relu(x @ p[f"{side}_head_0"]["kernel"] + p[f"{side}_head_0"]["bias"]) @ p[f"{side}_head_1"]["kernel"]
+            + p[f"{side}_head_1"]["bias"]
+            for side, x in (("image", v), ("text", s))
+        )  # fmt: skip
+        cosine = z @ w / np.linalg.norm(z) / np.linalg.norm(w)
+        return p["critic_weight"][0] * cosine + p["critic_offset"][0]
     both = np.concatenate([p["image_side"]["kernel"], p["text_side"]["kernel"]])
     hidden = relu(np.concatenate([v, s]) @ both + p["text_side"]["bias"])
     if critic == "concat2":

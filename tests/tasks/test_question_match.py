@@ -108,6 +108,10 @@ def test_each_loss_trains_its_own_head_and_both_encoders():
     params = started(QuestionMatchTask(MODEL), batch)
     assert moved(QuestionMatchTask(MODEL, cl_weight=0.0), params, batch) == both | critic
     assert moved(QuestionMatchTask(MODEL, mi_weight=0.0, cl_form="printed"), params, batch) == both | heads
+    cosine = QuestionMatchTask(MODEL.clone(critic="cosine"), mi_weight=0.0)
+    assert (
+        moved(cosine, started(cosine, batch), batch) == both | heads
+    )  # scale and offset are for calibration
 
 
 @pytest.mark.parametrize("count", [None, 3])

@@ -22,13 +22,13 @@ SIZES = dict(width=WIDTH, heads=WIDTH // 32, dropout=0.1)
 MCAN = dict(SIZES, name="mcan", mlp=2 * WIDTH, depth=2, flat=2 * WIDTH, flat_mlp=WIDTH)
 BLOCKS = dict(SIZES, layers=1, block="residual", pool="attflat")
 ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
-QUICK = dict(name="cosine", lr=1e-3, min_lr=1e-4, warmup=0.1)
+QUICK = dict(name="cosine", lr=2e-3, min_lr=1e-4, warmup=0.1)
 MODELS = ("task", "ll", "ranker", "vaue")
 
 
 def stage(**values: object) -> dict:
     """A model that rounds train; `values` over what most share."""
-    plain = dict(optim=dict(ADAM, schedule=dict(QUICK)), batch_size=64, epochs=13, min_steps=1_000, plateau=None)
+    plain = dict(optim=dict(ADAM, schedule=dict(QUICK)), batch_size=64, epochs=13, min_steps=800, plateau=None)
     return plain | values
 
 

@@ -44,6 +44,7 @@ class ActiveTable:
     Attributes:
       shares: labelled shares of the pool that are columns; a further one is the mean over all rounds after the first.
       paper: titles of the paper's columns.
+      asked: title of the claims.
       overrides: dotted config paths for all methods, the same for all tables that share a workdir.
     """
 
@@ -54,6 +55,7 @@ class ActiveTable:
     shares: tuple[float, ...]
     paper: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    asked: str = "Orderings that the paper claims"
     data: Mapping[str, Data] = dataclasses.field(default_factory=dict)
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ def write(spec: ActiveTable, plan: Plan, ended: str) -> Path:
     parts = [
         show(title, head, body), f"Paper: {spec.source}. {NEVER}",
         "Ours: percent, mean over repeats with a 95 % t interval; n repeats; - where there is none.",
-        bullets("Orderings that the paper claims", orderings(spec, runs)), PAIRED,
+        bullets(spec.asked, orderings(spec, runs)), PAIRED,
         bullets("How", [f"`python {command}`", f"commit {commit(plan.root)}", *costs(runs)]),
         bullets("Notes", list(spec.notes)), ended,
     ]  # fmt: skip

@@ -59,7 +59,7 @@ def selecting(one: Any, seed: int) -> tuple[Callable[[], np.ndarray], int]:
     budget = max(1, round(SHARE * len(pool)))
 
     def select() -> np.ndarray:
-        found = one.strategy(one.predict, pool, labelled, budget, np.random.default_rng(seed))
+        found = one.strategy(one.ask, pool, labelled, budget, np.random.default_rng(seed))
         ids: np.ndarray = pool.ids[np.asarray(found.rows)]
         if len(np.unique(ids)) != budget:
             raise ValueError(f"{one.method}: {len(np.unique(ids))} images were selected instead of {budget}")

@@ -97,6 +97,8 @@ def test_the_protocol_test_pools_all_labels_and_answers_all_of_test2015(data, tm
         return Fitted({}, f"{seed:016x}", False, {"seconds": 0.0})
 
     def predict(self, params, name, source):
+        if name == "vision":  # of images, to tell how many each selected one stands for
+            return np.zeros((len(source), 2), np.float32)
         right = source[0]["regions"].shape == (36, 2048) and source[0]["text"].any()
         return {"index": np.full((len(source), 1), int(right))}
 

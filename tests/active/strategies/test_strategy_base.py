@@ -66,7 +66,7 @@ def test_random_is_uniform_and_asks_no_model():
 @pytest.mark.parametrize(
     ("strategy", "vectors"),
     [
-        (CCRL(stage="vqme_mi"), "vqme_mi/image"),
+        (CCRL(stage="vqme_mi"), "vqme_mi/image_state"),
         (CCRL(match="all"), "task/vision"),
         (Coreset(feature="fused"), "task/embed"),
         (Strategy(), "task/vision"),

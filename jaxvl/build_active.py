@@ -28,7 +28,7 @@ from jaxvl.active.items import IMAGE, UNITS, Questions
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.proposers import MATCHED
-from jaxvl.active.scoring import PoolScorer
+from jaxvl.active.scoring import Scorers
 from jaxvl.active.strategies import load_strategies
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.active.strategies.cdal import POLICY
@@ -228,15 +228,14 @@ def engines(
     """Predictors over more than one model and source: the learner of policies, and the pool scorer, if a method trains
     a matcher or an answer model."""
     found: dict[str, Any] = {POLICY: policy.learn}
-    matchers = [s for name, s in stages.items() if name.startswith("vqme")]
+    matchers = {name: _model_of(s) for name, s in stages.items() if name.startswith("vqme")}
     answers = stages.get("vaue")
     if not matchers and answers is None:
         return found
-    matcher = _model_of(matchers[0]) if matchers else None
     answer = _model_of(answers) if answers else None
     rough = stages.get("prefilter")
     more: dict[str, Any] = dict(objects=objects, prefilter=_model_of(rough) if rough else None)
-    scorer = PoolScorer(matcher, answer, partition=partition, **more, **plain(config.active.scoring))
+    scorer = Scorers(matchers, answer, partition=partition, **more, **plain(config.active.scoring))
     return found | {ENGINE: scorer, MATCHED: scorer.strongest}
 
 

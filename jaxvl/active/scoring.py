@@ -76,6 +76,7 @@ class PoolScorer:
         self.partition, self.answer_stage = partition, answer_stage
         if compute not in COMPUTE:
             raise ValueError(f"scoring.compute={compute!r}: expected one of {', '.join(COMPUTE)}")
+        self.trained = matcher  # as it came, in the precision that it was trained in
         self.matcher, self.answers, self.prefilter = (
             model
             if model is None or model.dtype == jnp.dtype(compute)
@@ -433,3 +434,29 @@ def check_finite(values: np.ndarray, stage: str) -> None:
 def _save(arrays: Mapping[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, **arrays)
+
+
+class Scorers:
+    """A scorer for each matcher's model; stages with equal models share one, and with it its programs.
+
+    Args:
+      matchers: stage -> its model, in the order of the config; empty = no method matches.
+      kwargs: of `PoolScorer`.
+    """
+
+    def __init__(self, matchers: Mapping[str, Any], answers: Any, **kwargs: Any):
+        made: list[PoolScorer] = []
+        self.of_stage: dict[str, PoolScorer] = {}
+        for stage, model in matchers.items():
+            known = [one for one in made if one.trained == model]
+            self.of_stage[stage] = known[0] if known else PoolScorer(model, answers, **kwargs)
+            made += [] if known else [self.of_stage[stage]]
+        self.other = made[0] if made else PoolScorer(None, answers, **kwargs)
+
+    def __call__(self, params: Mapping[str, PyTree], request: Request) -> dict[str, np.ndarray]:
+        """`PoolScorer.__call__` of the request's stage; any scorer does for a request that does not match."""
+        return self.of_stage.get(request.stage, self.other)(params, request)
+
+    def strongest(self, params: Mapping[str, PyTree], request: Request) -> np.ndarray:
+        """`PoolScorer.strongest` of the request's stage."""
+        return self.of_stage.get(request.stage, self.other).strongest(params, request)

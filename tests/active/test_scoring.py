@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxvl.active import scoring
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.request import COUNTED, Request
-from jaxvl.active.scoring import PoolScorer
+from jaxvl.active.scoring import PoolScorer, Scorers
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.data.words import Words
 from jaxvl.models.vaue import VAUE
@@ -150,6 +150,18 @@ def test_the_strongest_patterns_of_each_image_are_those_of_its_pairs(truth):
     best = np.take_along_axis(truth["T"], found, 1)
     assert found.shape == (N, 5) and (np.diff(best, axis=1) <= 1e-5).all()
     np.testing.assert_allclose(best, -np.sort(-truth["T"], axis=1)[:, :5], atol=1e-5)
+
+
+def test_each_stage_is_scored_by_its_own_model_and_equal_models_share_their_programs(truth):
+    """A cosine critic of the same heads ranks patterns as the contrast does."""
+    models = {"vqme": MATCHER, "vqme_mi": MATCHER.clone(), "vqme_cl": MATCHER.clone(critic="cosine")}
+    scorers = Scorers(models, None, partition=Partition.create(mesh=dict(data=1, model=1)), block=64)
+    assert scorers.of_stage["vqme"] is scorers.of_stage["vqme_mi"] is scorers.other
+    kept = {k: v for k, v in params()["vqme"].items() if "_side" not in k and "second" not in k}
+    cosine = kept | {"critic_weight": np.ones(1, np.float32), "critic_offset": np.zeros(1, np.float32)}
+    found = scorers.strongest({"vqme_cl": cosine}, request(stage="vqme_cl", k_max=5))
+    best = np.take_along_axis(truth["contrast"], found, 1)
+    np.testing.assert_allclose(best, -np.sort(-truth["contrast"], axis=1)[:, :5], atol=1e-5)
 
 
 def brute(truth, wanted):

@@ -53,6 +53,7 @@ FREE_KEYS = (
 LATER = {  # keys that older workdirs do not have, and what those were run with
     "active.protocol": "val", "active.proposer": "bank_random", "active.share_task_model": "plain",
     "active.warm_start": False, "active.answers.scope": "fixed", "active.answers.grow": False,
+    "active.unit": "image", "active.allow_approx": False, "active.scoring.compute": "float32",
 }  # fmt: skip
 RESULT = "result.json"
 

@@ -110,14 +110,18 @@ class Prober:
             )
         self.config, self.root = config, root
         try:
-            self.world = build_active.world(config, root, methods=["ccrl"])
+            self.world = build_active.world(config, root, methods=())
         except FileNotFoundError as error:
             raise FileNotFoundError(build_active.all_missing(config) or str(error)) from error
         world = self.world
-        records = world.oracle.restore(world.oracle.ids.tolist())
+        records = world.oracle.everything()
         self.train = RegionQuestions(world.provider, records, world.words, world.answers, kinds=KINDS)
         self.held = world.val
         self.partition = Partition.create(**plain(config.sharding))
+        matcher = build_active.stage(
+            config, MATCHER, world.words, world.answers, world.provider, self.partition, len(records)
+        )
+        world.fitter.stages[MATCHER] = matcher
         self._stages: dict[int, dict[str, Stage]] = {}
 
     @property

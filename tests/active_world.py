@@ -56,6 +56,10 @@ class FakeFitter:
         self.fits: list[str] = []
         self.starts: list[str | None] = []
 
+    def key(self, name: str, *, seed: int, data: Any) -> str:
+        text = json.dumps([self.section, name, seed, data], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def fit(
         self,
         name: str,
@@ -68,8 +72,7 @@ class FakeFitter:
         each_epoch: Any = None,
     ) -> Fitted:
         self.starts.append(start)
-        text = json.dumps([self.section, name, seed, data, len(source)], sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        key = self.key(name, seed=seed, data=data)
         path = self.folder / f"{name}-{key}" / "result.json"
         hit = path.exists()
         if not hit:

@@ -41,9 +41,11 @@ def train(
     """
     folder = workdir / FULL / f"r{repeat}"
     protocol = {k: v for k, v in protocol_of(world, repeat).items() if k in SAME}
+    seed = seed_of(world.seed, repeat, FULL, TASK)
+    data = {"labelled": digest_of(world.oracle.ids), **world.data_key, "recorded": EPOCHS}
     if (folder / RESULT).exists():
         kept = read_json(folder / RESULT)
-        if kept["protocol"] == protocol:
+        if kept["protocol"] == protocol and kept["model"] == world.fitter.key(TASK, seed=seed, data=data):
             say(f"model of the whole pool, repeat {repeat}: kept, accuracy {kept['acc']['overall']:.2f}")
             return kept
     try:
@@ -53,10 +55,10 @@ def train(
     source = RegionQuestions(
         world.provider, world.oracle.everything(), world.words, world.answers, kinds=KINDS
     )
-    say(f"model of the whole pool, repeat {repeat}: {len(world.oracle.ids)} images, {len(source)} questions")
+    images = len(np.unique(source.image_ids))
+    say(f"model of the whole pool, repeat {repeat}: {images} images, {len(source)} questions")
     fitted = world.fitter.fit(
-        TASK, source, seed=seed_of(world.seed, repeat, FULL, TASK),
-        data={"labelled": digest_of(world.oracle.ids), **world.data_key, "recorded": EPOCHS},
+        TASK, source, seed=seed, data=data,
         title=f"whole pool {repeat}", each_epoch=functools.partial(record, source),
     )  # fmt: skip
     predict = functools.partial(world.fitter.stages[TASK].trainer.predict, fitted.params)
@@ -64,6 +66,11 @@ def train(
         functools.partial(predict, "answer"), world.val, world.answers, variant=world.options.variant
     )
     epochs = sorted((world.fitter.folder / f"{TASK}-{fitted.key}" / EPOCHS).glob("*.npy"))
+    lost = sorted(set(range(1, 1 + max(int(p.stem) for p in epochs))) - {int(p.stem) for p in epochs})
+    if lost:  # a signal at the very step of an epoch's end stops the fit before the epoch is recorded
+        say(
+            f"model of the whole pool, repeat {repeat}: the dataset map lacks the epochs {lost}, lost to a stop"
+        )
     found = DatasetMap.of_epochs(
         np.array([int(r["question_id"]) for r in source.records], np.int64),
         source.image_ids,
@@ -73,7 +80,7 @@ def train(
     write_file(folder / MAP, found.save)
     accuracy = scored.accuracy()
     result = {
-        "schema": "jaxvl.full/1", "protocol": protocol, "acc": accuracy, "n_images": len(world.oracle.ids),
+        "schema": "jaxvl.full/1", "protocol": protocol, "acc": accuracy, "n_images": images,
         "n_qas": len(source), "epochs": len(epochs), "model": fitted.key, "train": dict(fitted.result),
     }  # fmt: skip
     write_json(folder / RESULT, result)

@@ -28,7 +28,6 @@ from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
 from jaxvl.data.region_source import features_digest
 
-DUPLICATES = "duplicates.json"  # items of the batch that show what another one shows: they are not exported
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
 
 
@@ -40,17 +39,24 @@ class Taken(NamedTuple):
     excluded: list[int]
 
 
-def export(run: RunFolder, round: int, world: World) -> tuple[Path, list[int]]:
-    """Write the batch of a round for people; its folder, and the labelled images that are mixed in to test people."""
+class Exported(NamedTuple):
+    """A batch: its `folder`, the labelled images `gold` that test people, and the `duplicates` that were left out."""
+
+    folder: Path
+    gold: list[int]
+    duplicates: list[int]
+
+
+def export(run: RunFolder, round: int, world: World) -> Exported:
+    """Write the batch of a round for people."""
     folder, chosen = run.folder(round) / "batch", gold(run, round, world.options.gold)
     copies = write_batch(
         run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder,
         digest=functools.partial(features_digest, world.provider),
     )  # fmt: skip
-    write_json(folder / DUPLICATES, sorted(copies))
     write_json(run.folder(round) / ANSWERS, world.answers)
     (run.folder(round) / QUALITY).unlink(missing_ok=True)  # of a round that was rolled back
-    return folder, chosen
+    return Exported(folder, chosen, sorted(set(copies) - set(chosen)))
 
 
 def write_batch(
@@ -180,9 +186,8 @@ def state(run: RunFolder, round: int) -> Taken:
     for content in _received(run, round):
         found += content["records"]
         excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
-    copies = run.folder(round) / "batch" / DUPLICATES
-    if copies.exists():
-        excluded |= set(read_json(copies))
+    exported = run.events(round).get("EXPORTED")
+    excluded |= set() if exported is None else {int(i) for i in exported.data.get("duplicates", ())}
     records = merge_records(found, by=key)
     have = {int(r[key]) for r in records}
     selection = run.selection(round)
@@ -253,8 +258,9 @@ def commit(run: RunFolder, ledger: Ledger, round: int) -> Taken:
 
 
 def missing(run: RunFolder, round: int) -> Sequence[int]:
-    """Items of the batch without labels."""
-    have = set(state(run, round).ids)
+    """Items of the batch that people were given, without labels."""
+    now = state(run, round)
+    have = {*now.ids, *now.excluded}
     return [
         row[run.unit.key]
         for row in run.selection(round)

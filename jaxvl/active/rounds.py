@@ -253,10 +253,11 @@ class Run:
     def _exported(self, round: int) -> dict[str, Any]:
         if self.world.simulated:
             return {}
-        where, gold = people.export(self.folder, round, self.world)
+        where, gold, copies = people.export(self.folder, round, self.world)
         mixed = f", {len(gold)} images with known labels among it" if gold else ""
         self._tell(round, f"a batch for people is in {where}{mixed}")
-        return {"batch": str(where.relative_to(self.folder.path)), "gold": gold, "files": (ANSWERS,)}
+        about = {"batch": str(where.relative_to(self.folder.path)), "gold": gold, "duplicates": copies}
+        return {**about, "files": (ANSWERS,)}
 
     def _imported(self, round: int) -> dict[str, Any]:
         path = self.folder.folder(round)

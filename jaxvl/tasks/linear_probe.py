@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from jaxvl import losses
 from jaxvl.tasks.momentum import call
+from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 
-class LinearProbeTask:
+class LinearProbeTask(Stateless):
     """Binary cross entropy against the soft scores, summed over classes, mean over rows.
 
     Args:
@@ -36,18 +37,6 @@ class LinearProbeTask:
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""
         return self.model.init(rng, batch["features"])["params"]
-
-    def start(self, params: PyTree, rng: Key) -> PyTree:
-        """Nothing."""
-        return {}
-
-    def prepare(self, params: PyTree, extra: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
-
-    def finish(self, extra: PyTree, aux: PyTree) -> PyTree:
-        """`extra` as it is."""
-        return extra
 
     def loss(
         self, params: PyTree, extra: PyTree, batch: Batch, rng: Key

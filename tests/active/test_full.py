@@ -44,6 +44,13 @@ def test_the_map_is_over_the_epochs_that_were_recorded(tmp_path):
     assert set(found.image_id.tolist()) == set(shared.oracle.ids.tolist())
 
 
+def test_one_of_another_model_is_trained_anew(tmp_path):
+    first = full.train(world(tmp_path), tmp_path, 0, say=silent)
+    other = world(tmp_path)
+    other.fitter.section = "twice the width"
+    assert full.train(other, tmp_path, 0, say=silent)["model"] != first["model"]
+
+
 def test_one_of_another_pool_is_trained_anew(tmp_path):
     first = full.train(world(tmp_path), tmp_path, 0, say=silent)
     other = full.train(world(tmp_path, images=40), tmp_path, 0, say=silent)

@@ -150,7 +150,9 @@ def outside(records: Sequence[Record], answers: Collection[str]) -> dict[str, in
 
 
 def taken_over(records: Sequence[Record], selection: Sequence[Record]) -> dict[int, list[str]]:
-    """image -> its questions that are suggestions taken over as they were."""
+    """image -> its questions that are suggestions taken over as they were; none where questions went out themselves."""
+    if any("question_id" in row for row in selection):
+        return {}
     offered = {
         int(row["image_id"]): {question_key(c["question"]) for c in row.get("contributors") or ()}
         for row in selection

@@ -46,9 +46,9 @@ class DatasetMap(NamedTuple):
         steady = np.where(self.confidence > SURE, 0, 2)
         return np.where(self.variability > self.limit, 1, steady).astype(np.int8)
 
-    def of(self, images: Collection[int]) -> np.ndarray:
-        """`[Q]` bool: the questions of these images."""
-        return np.isin(self.image_id, np.fromiter(images, np.int64))
+    def of(self, items: Collection[int], key: str = "image_id") -> np.ndarray:
+        """`[Q]` bool: the questions of these images, or, with the key "question_id", these questions."""
+        return np.isin(getattr(self, key), np.fromiter(items, np.int64))
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file under exactly this name."""

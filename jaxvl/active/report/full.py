@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from jaxvl.active.folder import RESULT
+from jaxvl.active.items import IMAGE, UNITS
 from jaxvl.active.report.curves import dress, png
 from jaxvl.active.report.dataset_map import CELLS, MAP, SURE, DatasetMap, Share, share
 from jaxvl.active.report.page import note, picture, table
@@ -37,13 +38,13 @@ POOL = "whole pool"
 HOW = "Train it with python launch/al.py full WORKDIR, or config.active.full."
 ABOUT_FULL = (
     "Accuracy over that of the same model trained on the whole pool, in the same harness and repeat. The last columns "
-    "say which share of the images a method needed for that much of it, straight lines between its rounds: n/a = not "
+    "say which share of the pool a method needed for that much of it, straight lines between its rounds: n/a = not "
     "all repeats reach it, and nothing is extrapolated."
 )
 ABOUT_MAP = (
     "Over the epochs of the model of the whole pool, a question has a mean confidence (probability of its true answer, "
     "0 where the answer is no candidate) and a variability (its deviation). Ambiguous: the third of the pool with the "
-    "largest variability. Of the others, easy: mean confidence above {sure:.0%}; hard: below. Picks are all images "
+    "largest variability. Of the others, easy: mean confidence above {sure:.0%}; hard: below. Picks are all items "
     "after the initial ones; means over repeats. A method that picks many hard questions may be chasing what cannot be "
     "learned."
 )
@@ -53,10 +54,11 @@ def full_accuracy(runs: Sequence[RunRecord]) -> dict[int, float]:
     """repeat -> accuracy in percent of the model of the whole pool; of runs that came so far where there is none.
 
     Raises:
-      ValueError: a stored one is of another protocol than its run.
+      ValueError: a stored one is of another protocol than its run; two of a repeat are of different models.
     """
     out: dict[int, float] = {}
     reached: dict[int, list[float]] = {}
+    models: dict[int, str] = {}
     for run in runs:
         if run.full is not None:
             kept = read_json(run.full / RESULT)
@@ -66,8 +68,13 @@ def full_accuracy(runs: Sequence[RunRecord]) -> dict[int, float]:
                     f"{run.full / RESULT} is of another protocol than {run.method}, repeat {run.repeat} "
                     f"({', '.join(differ)} differ): remove it, or train it again (al.py full)"
                 )
+            if models.setdefault(run.repeat, kept["model"]) != kept["model"]:
+                raise ValueError(
+                    f"{run.full / RESULT}: another model of the whole pool than that of another run of repeat "
+                    f"{run.repeat}: compare runs of one workdir, or of equal configs"
+                )
             out[run.repeat] = float(kept["acc"][OVERALL])
-        elif run.rounds and run.rounds[-1]["fraction"] >= 1:
+        elif run.rounds and run.rounds[-1]["fraction"] >= 1 and OVERALL in run.rounds[-1]["acc"]:
             reached.setdefault(run.repeat, []).append(float(run.rounds[-1]["acc"][OVERALL]))
     return {**{r: float(np.mean(v)) for r, v in reached.items()}, **out}
 
@@ -117,7 +124,7 @@ def full_parts(found: Curves, full: Mapping[int, float]) -> list[str]:
     head = ["method", "repeats", *(f"{100 * x:.3g} %" for x in longest.x)]
     known = ", ".join(f"{value:.2f} % in repeat {r}" for r, value in sorted(full.items()))
     first = note(f"Accuracy of the model of the whole pool: {known}.")
-    return [first, table([*head, *(f"images for {t:.0%}" for t in TARGETS)], rows), note(ABOUT_FULL)]
+    return [first, table([*head, *(f"pool for {t:.0%}" for t in TARGETS)], rows), note(ABOUT_FULL)]
 
 
 def _needed(mine: Mapping[int, Any], target: float) -> str:
@@ -143,7 +150,8 @@ def picked_shares(runs: Sequence[RunRecord]) -> dict[str, Share]:
             every = np.ones(len(maps[run.full].image_id), bool)
             found.setdefault(POOL, []).append(share(maps[run.full], every))
         last = int(run.rounds[-1]["round"])
-        mask = maps[run.full].of(set(run.labelled(last)) - set(run.labelled(0)))
+        unit = UNITS[run.protocol.get("unit", IMAGE.name)]
+        mask = maps[run.full].of(set(run.labelled(last)) - set(run.labelled(0)), unit.key)
         if mask.any():
             found.setdefault(run.method, []).append(share(maps[run.full], mask))
     return {name: Share(tuple(np.mean([s.cells for s in all_], 0).tolist()),

@@ -15,12 +15,11 @@ from jaxvl.active.report.statistics import curves
 from jaxvl.atomic import write_file, write_json
 
 
-def stored(run, accuracy, root, **protocol):
+def stored(run, accuracy, root, *, model="m", **protocol):
     """Give a run a model of the whole pool."""
     run.full = root / "full" / f"r{run.repeat}"
-    write_json(
-        run.full / "result.json", {"acc": {"overall": accuracy}, "protocol": {"pool": "abc", **protocol}}
-    )
+    content = {"acc": {"overall": accuracy}, "protocol": {"pool": "abc", **protocol}, "model": model}
+    write_json(run.full / "result.json", content)
     return run
 
 
@@ -53,6 +52,26 @@ def test_shares_are_those_of_the_questions_of_the_picks():
     found = a_map()
     got = dataset_map.share(found, found.of([0, 1, 2, 400]))
     assert got.cells == pytest.approx((0.25, 0, 0.75)) and got.confidence == pytest.approx(0.28, abs=0.02)
+
+
+def test_questions_are_found_by_their_own_ids_where_they_are_the_items():
+    assert np.flatnonzero(a_map().of([0, 7], "question_id")).tolist() == [0, 7]
+    assert np.flatnonzero(a_map().of([7])).tolist() == [21, 22, 23]
+
+
+def test_runs_of_two_models_of_the_whole_pool_are_not_one_comparison(tmp_path):
+    a, b = (stored(FakeRun(m, 0), 70.0, tmp_path / m, model=m) for m in ("random", "ccrl"))
+    with pytest.raises(ValueError, match="another model of the whole pool"):
+        full.full_accuracy([a, b])
+
+
+def test_a_whole_pool_that_nobody_has_scored_has_no_accuracy():
+    """Under the protocol "test", before EvalAI has answered."""
+    run = FakeRun("random", 0)
+    rounds = [dict(r) for r in run.rounds]
+    rounds[-1] |= {"fraction": 1.0, "acc": {}}
+    run.rounds = rounds
+    assert full.full_accuracy([run]) == {}
 
 
 def test_maps_are_kept_whole(tmp_path):

@@ -192,9 +192,11 @@ def stage(
     plateau = None
     if section.plateau is not None:
         options = plain(section.plateau)
-        finish = functools.partial(matching.finished, calibrate=options.pop("calibrate", False))
-        score = matching.held_out_scores
-        plateau = Plateau(score=score, key="balanced_accuracy", finish=finish, **options)
+        calibrate = options.pop("calibrate", False)
+        finish = functools.partial(matching.finished, calibrate=calibrate)
+        score = functools.partial(matching.held_out_scores, calibrate=calibrate)
+        key = "balanced_accuracy_scaled" if calibrate else "balanced_accuracy"
+        plateau = Plateau(score=score, key=key, finish=finish, **options)
     given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,

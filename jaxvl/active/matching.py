@@ -21,17 +21,25 @@ GAP = 0.02  # of balanced accuracy, that seeing the image must be worth
 IMAGE = ("regions", "region_mask", "region_boxes")  # the arrays of a row that show its image
 
 
-def held_out_scores(predict: Predict, held: Any, rng: np.random.Generator) -> dict[str, float]:
+def held_out_scores(
+    predict: Predict, held: Any, rng: np.random.Generator, *, calibrate: bool = False
+) -> dict[str, float]:
     """Scores of a matcher on a source of question rows.
 
     The predictor "match" is asked again for rows whose questions were passed on to other images.
 
     Returns:
       "balanced_accuracy", of each answer kind "balanced_accuracy/<kind>", "information" (2 log 2 - loss, nats), "ece"
-      (calibration error of the match probability), "match_rate" (share of shuffled pairs that match).
+      (calibration error of the match probability), "match_rate" (share of shuffled pairs that match). With `calibrate`
+      also "balanced_accuracy_scaled", after Platt scaling on these pairs: what a fit that ends with it is stopped by.
     """
     true, false = asked(predict, held, shuffles(held, rng))
-    return summary(true.value, false.value, true.kind, false.kind, names=held.kinds)
+    out = summary(true.value, false.value, true.kind, false.kind, names=held.kinds)
+    if calibrate:
+        scale, shift = platt(true.value, false.value)
+        scaled = (scale * x.value + shift for x in (true, false))
+        out["balanced_accuracy_scaled"] = balanced(*scaled) if scale > 0 else out["balanced_accuracy"]
+    return out
 
 
 def finished(
@@ -56,11 +64,14 @@ def finished(
     passed = shuffles(held, rng)
     true, false = asked(predict, held, passed)
     blind_true, blind_false = asked(predict, Unseen(held, held, rng), [Unseen(held, p, rng) for p in passed])
-    out = {"balanced_accuracy_text": balanced(blind_true.value, blind_false.value)}
-    out["visual_gap"] = balanced(true.value, false.value) - out["balanced_accuracy_text"]
+    scale, shift = platt(true.value, false.value) if calibrate else (1.0, 0.0)
+    seen, blind = (
+        balanced(*((scale * x.value + shift if scale > 0 else x.value) for x in pair))
+        for pair in ((true, false), (blind_true, blind_false))
+    )
+    out = {"balanced_accuracy_text": blind, "visual_gap": seen - blind}
     if not calibrate:
         return params, out
-    scale, shift = platt(true.value, false.value)
     out |= {"platt_scale": scale, "platt_shift": shift}
     if scale <= 0:  # the order of the patterns would turn around
         return params, out

@@ -59,7 +59,8 @@ class Step(NamedTuple):
 
     def images(self) -> Encoded:
         """The student's `B` own images, without the false ones."""
-        return teaching.take(self.ours.image, jnp.arange(len(self.rows)))
+        size = len(self.rows)
+        return jax.tree.map(lambda x: x if len(x) == size else x[:size], self.ours.image)
 
     def texts(self, *, masked: bool = False) -> Encoded:
         """The student's `B` texts, or the masked ones."""

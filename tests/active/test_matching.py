@@ -132,6 +132,17 @@ def test_a_critic_that_knows_the_pairs_is_perfect_and_four_fixed_shuffles_are_as
     )
 
 
+def test_a_fit_that_ends_with_calibration_is_stopped_by_scaled_values(monkeypatch):
+    """A cosine never falls below 0 here: its sign says nothing, its size does."""
+    both = [matching.Asked(np.array(v), np.zeros(4), np.arange(4)) for v in ([0.8] * 4, [0.1, 0.2, 0.1, 0.2])]
+    monkeypatch.setattr(matching, "asked", lambda predict, true, false: both)
+    source = held()
+    plain = matching.held_out_scores(None, source, np.random.default_rng(0))
+    scaled = matching.held_out_scores(None, source, np.random.default_rng(0), calibrate=True)
+    assert plain["balanced_accuracy"] == 0.5 and "balanced_accuracy_scaled" not in plain
+    assert scaled == plain | {"balanced_accuracy_scaled": 1.0}
+
+
 def test_one_image_alone_cannot_be_scored():
     with pytest.raises(ValueError, match="label more images"):
         matching.held_out_scores(lambda n, rows: np.ones(len(rows)), held(images=1), np.random.default_rng(0))

@@ -171,7 +171,7 @@ def test_every_predictor_of_images_fits_mcan():
     )
     task = RegionVQATask(model, loss_net={}, passes=T, sketch_dim=DIM)
     params = nn.unbox(jax.eval_shape(task.init, KEY, questions()))
-    others = ("answer", "logits", "confidence", "states")
+    others = ("answer", "logits", "confidence", "states", "truth")  # of question rows
     found = {
         n: jax.eval_shape(f, params, asked(), KEY) for n, f in task.predictors.items() if n not in others
     }

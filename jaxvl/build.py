@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +381,16 @@ def first_batch(stage: Stage) -> dict[str, np.ndarray]:
     n = stage.config.batch_size // stage.config.accumulate
     batch = {k: np.zeros((n, *v.shape), v.dtype) for k, v in row.items()}
     return {**batch, "id": np.zeros(n, np.int32), "mask": np.ones(n, bool)}
+
+
+def missing(wanted: Iterable[Callable[[], Any]]) -> list[str]:
+    """What files the calls lack, each once; other faults of theirs are reported once the files are there."""
+    found: dict[str, None] = {}
+    for need in wanted:
+        try:
+            need()
+        except FileNotFoundError as error:
+            found[str(error)] = None
+        except ValueError:
+            pass
+    return list(found)

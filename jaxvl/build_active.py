@@ -299,16 +299,9 @@ def all_missing(config: ConfigDict) -> str:
         wanted.append(
             functools.partial(build.weights_file, "config.active.answers.file", active.answers.file)
         )
-    missing = []
-    for need in wanted:
-        try:
-            need()
-        except FileNotFoundError as error:
-            missing.append(str(error))
-        except ValueError:
-            pass  # reported once the files are there
-    lines = "".join(f"\n- {line}" for line in dict.fromkeys(missing))
-    where = f"{len(set(missing))} inputs are missing (paths are relative to {Path.cwd()}):"
+    missing = build.missing(wanted)
+    lines = "".join(f"\n- {line}" for line in missing)
+    where = f"{len(missing)} inputs are missing (paths are relative to {Path.cwd()}):"
     return lines and f"{where}{lines}\n{config.hint}"
 
 

@@ -156,15 +156,7 @@ def all_missing(config: ConfigDict, waiting: list[str], root: Path) -> str:
                 wanted.append(functools.partial(build.reader, section[part], f"config.stages.{name}.{part}"))
         if section.answers is not None and section.answers.file:
             wanted.append(functools.partial(build.answer_list, config, name, None))
-    missing = []
-    for need in wanted:
-        try:
-            need()
-        except FileNotFoundError as e:
-            missing.append(str(e))
-        except ValueError:
-            pass  # reported once the files are there
-    missing = list(dict.fromkeys(missing))
+    missing = build.missing(wanted)
     lines = "".join(f"\n- {line}" for line in missing)
     return (
         lines

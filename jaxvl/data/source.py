@@ -151,6 +151,7 @@ class Examples(_Base):
         return self.format.caption(caption).arrays
 
     def augmented(self, i: int, rng: np.random.Generator) -> Arrays:
+        """The arrays of training row `i`, a function of (i, rng)."""
         return self._augmented(i, rng)[0]
 
     def _augmented(self, i: int, rng: np.random.Generator) -> tuple[Arrays, str]:

@@ -1,4 +1,6 @@
-"""CDAL: images whose mixtures of answers differ from the labelled ones' (Agarwal et al., ECCV 2020), in both forms.
+"""CDAL: images whose mixtures of answers differ, from each other and, with k-center, from the labelled ones'.
+
+Source: Agarwal et al., ECCV 2020, in both forms.
 
 Shape legend: `N` images of the pool, `M` labelled images, `K` answer types, `C` answers, `S` sequences of `T` images,
 `F` width of embeddings.
@@ -71,7 +73,8 @@ class CDAL(Strategy):
 
     Attributes:
       form: "k_center" = greedy k-center; "policy" = a policy of two LSTMs, which learns on the pool in random sequences
-        that choices are worth more the more diverse they are and the nearer they are to all (engine "pool/policy").
+        that choices are worth more the more diverse they are and the nearer they are to all (engine "pool/policy"); it
+        does not look at the labelled set.
       policy: fields of `PolicyOptions`.
     """
 
@@ -112,7 +115,7 @@ class CDAL(Strategy):
         embedded = finite(
             np.asarray(predict("task/embed", pool), np.float32), name="task/embed", ids=pool.ids
         )
-        asked = sequences(_predicted(predict, pool), embedded, parts)._replace(
+        asked = sequences(_predicted(predict, pool), embedded, parts, length=options.length)._replace(
             share=budget / len(pool), seed=int(rng.integers(2**31)), options=options
         )
         engine: Any = predict  # an engine takes what it needs in the place of a source
@@ -122,14 +125,17 @@ class CDAL(Strategy):
         return Selection(top(score, pool.ids, budget), score)
 
 
-def sequences(x: Mixtures, embedded: np.ndarray, parts: Sequence[np.ndarray]) -> Sequences:
+def sequences(
+    x: Mixtures, embedded: np.ndarray, parts: Sequence[np.ndarray], *, length: int | None = None
+) -> Sequences:
     """The images of a pool in these parts; share, seed and options are left open.
 
     Args:
       embedded: `[N,F]`; the policy sees them standardised, distances are of them as they are.
       parts: positions `[T]` or fewer.
+      length: T, so that all rounds of a run have one shape; None = that of the longest part.
     """
-    shape = (len(parts), max(map(len, parts)))
+    shape = (len(parts), max(map(len, parts)) if length is None else length)
     features = np.zeros((*shape, embedded.shape[1]), np.float32)
     there = np.arange(shape[1]) < np.array([[len(at)] for at in parts])
     diversity, apart = (np.zeros((*shape, shape[1]), np.float32) for _ in range(2))

@@ -17,9 +17,9 @@ DATA = os.environ.get("JAXVL_DATA", "data")
 TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0)
 STUDENTS, TEACHERS, PLAIN = ("pretrain", "vqa"), ("teacher_pretrain", "teacher_vqa"), ("plain_pretrain", "plain_vqa")
 ORDER = (*TEACHERS, *STUDENTS, *PLAIN, "vqa_blind")
-SIZE, WIDTH = 96, 192
+SIZE, WIDTH = 96, 96
 OFF = dict(dropout=0.1, attn_dropout=0.0)
-VILT = dict(name="vilt", width=WIDTH, heads=6, mlp=4 * WIDTH, depth=6, image_size=SIZE, patch=16, max_positions=40,
+VILT = dict(name="vilt", width=WIDTH, heads=3, mlp=4 * WIDTH, depth=6, image_size=SIZE, patch=16, max_positions=40,
             dropout=0.1, classes=None, images=1, head_scale=2)
 
 
@@ -44,7 +44,7 @@ TASKS = {
 def stage(**values: object) -> dict:
     """What all stages share, under `values`."""
     shared = dict(
-        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=3,
+        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=None, steps=600,
         images=dict(augment=None, crop="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         optim=dict(weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8, clip=1.0, bounds=dict(temp=(0.02, 0.5)),
                    schedule=dict(name="cosine", lr=5e-4, min_lr=1e-5, warmup=0.05)),
@@ -64,14 +64,15 @@ def fine_tuning(**values: object) -> dict:
     """Of the variant "coco_vqa"; `VARIANTS` makes the others of it."""
     task = dict(name="classify", loss="bce", distill=None, top_n=2)
     text = dict(name="classify", field="question", length=24, style="bert")
-    shared = dict(**TASKS["coco_vqa"], task=task, format=text, answers=dict(file=None, top=None),
-                  evals=dict(vqa=dict(name="vqa"), majority=dict(name="majority")))
+    shared = dict(**TASKS["coco_vqa"], model=dict(classes=None), task=task, format=text,
+                  answers=dict(file=None, top=None), evals=dict(vqa=dict(name="vqa"), majority=dict(name="majority")))
     return stage(**{**shared, **values})
 
 
 def stages() -> dict:
     made = {name: pretraining() for name in ORDER if "pretrain" in name}
-    made["teacher_pretrain"] |= dict(model=dict(VILT), evals=dict(match=dict(name="match", negatives=("random",))))
+    match = dict(name="match", negatives=("random",))
+    made["teacher_pretrain"] |= dict(steps=1_200, model=dict(VILT), evals=dict(match=match))
     made["teacher_pretrain"]["task"]["itc"] = None
     made["pretrain"]["teacher"] = dict(stage="teacher_pretrain", params=None)
     made["pretrain"]["task"]["distill"] = dict(TEACH, itm=("soft", "attn"), itc=("attn",), mlm=())
@@ -90,7 +91,7 @@ def classes(task: str, count: int) -> dict:
         "evals": dict(vqa=dict(name="accuracy"), majority=dict(name="majority_class")),
     }
     asked = [name for name in ORDER if "vqa" in name]
-    return {"model.classes": count, **C.under(asked, values), "stages.teacher_vqa.model.classes": count}
+    return C.under(asked, {**values, "model.classes": count})
 
 
 FINE_ROWS = (
@@ -122,7 +123,7 @@ VARIANTS = {"coco_vqa": {}, "flickr8k": classes("flickr8k", 3), "nlvr1": classes
 def get_config(arg: str | None = None) -> C.ConfigDict:
     """`arg`: stages to run, `variant=coco_vqa|flickr8k|nlvr1`, `ablation=`, `scale=tiny` (two steps a stage)."""
     model = dict(
-        name="bridge_tower", width=WIDTH, heads=6, mlp=4 * WIDTH, image_size=SIZE, embed_dim=64, interaction="bridge",
+        name="bridge_tower", width=WIDTH, heads=3, mlp=4 * WIDTH, image_size=SIZE, embed_dim=64, interaction="bridge",
         text=dict(arch="bert", depth=4, max_positions=40, **OFF), vision=dict(arch="vit", depth=4, patch=16),
         cross=dict(depth=2, order="pre", bridge="add", mapping="top", **OFF), classes=None, images=1,
     )

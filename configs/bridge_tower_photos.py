@@ -1,8 +1,9 @@
 """Bridge tower on small sets of real pictures: Flickr8k captions, then the task of `variant=`.
 
 `flickr8k`: does a photo entail a sentence (three classes); `coco_vqa`: yes/no questions about COCO photos; `nlvr1`: is
-a statement true of a drawing. `JAXVL_DATA` names the folder with `flickr8k/`, `coco_vqa/` and `nlvr1/`; the words are
-those of MiniLM's vocabulary, all weights start from nothing. Chains and stages are those of configs/bridge_tower.py;
+a statement true of a drawing. `JAXVL_DATA` names the folder of `flickr8k/`, `coco_vqa/`, `nlvr1/`, and `vocab.txt`, which
+`python -m jaxvl.data vocabulary` learns from their training texts (4,000 pieces: with the 30,522 of BERT, half of a
+step goes into masked words). All weights start from nothing. Chains and stages are those of configs/bridge_tower.py;
 whatever the task, its stages are called `vqa`, so that launch/reproduce.py finds the score of every variant there.
 """
 
@@ -127,6 +128,7 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
         text=dict(arch="bert", depth=4, max_positions=40, **OFF), vision=dict(arch="vit", depth=4, patch=16),
         cross=dict(depth=2, order="pre", bridge="add", mapping="top", **OFF), classes=None, images=1,
     )
-    hint = f"JAXVL_DATA (now {DATA}) names the folder of flickr8k/, coco_vqa/ and nlvr1/. No MiniLM: set text.vocab"
-    config = C.base(hint=hint, text=dict(vocab="minilm"), model=model, stages=stages(), report=REPORT)
+    hint = (f"JAXVL_DATA (now {DATA}) names the folder of flickr8k/, coco_vqa/, nlvr1/ and vocab.txt, made by: "
+            "python -m jaxvl.data vocabulary FILE.jsonl ... --size 4000 --output vocab.txt")
+    config = C.base(hint=hint, text=dict(vocab=f"{DATA}/vocab.txt"), model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES)

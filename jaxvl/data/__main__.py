@@ -1,7 +1,8 @@
 """Command line of the data package.
 
 `python -m jaxvl.data check FILE ... --images DIR_OR_ZIP` inspects data;
-`python -m jaxvl.data answers FILE ... --output LIST` writes the answer classes of VQA v2.
+`python -m jaxvl.data answers FILE ... --output LIST` writes the answer classes of VQA v2;
+`python -m jaxvl.data vocabulary FILE ... --output vocab.txt` learns word pieces from texts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from jaxvl.data.answers import vqa_v2_answers
 from jaxvl.data.arrow import COLUMNS as KINDS
 from jaxvl.data.check import FORMATS, Layout, check
+from jaxvl.data.vocabulary import FIELDS, learn, texts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.command == "answers":
         return _answers(args)
+    if args.command == "vocabulary":
+        return _vocabulary(args)
     layout = Layout(
         format=None if args.format == "auto" else args.format,
         images=args.images,
@@ -54,6 +58,20 @@ def _answers(args: argparse.Namespace) -> int:
         return 1
     Path(args.output).write_text(json.dumps(answers, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{args.output}: {len(answers)} answers")
+    return 0
+
+
+def _vocabulary(args: argparse.Namespace) -> int:
+    try:
+        pieces = learn(texts(args.files, fields=args.field), size=args.size, lowercase=not args.cased)
+        Path(args.output).write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        if args.cased:  # what a reader of the folder has to know, as in BERT's own
+            settings = Path(args.output).with_name("tokenizer_config.json")
+            settings.write_text(json.dumps({"do_lower_case": False}) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.output}: {len(pieces)} pieces")
     return 0
 
 
@@ -95,6 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="FILE", help="JSON list to write")
     add("--min-count", type=int, default=9, metavar="N", help="questions an answer must answer (default 9)")
     add("--expect", type=_count, default="3129", metavar="all|N", help="classes there must be (default 3129)")
+    add = commands.add_parser("vocabulary", help="learn word pieces from texts").add_argument
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".jsonl or .json, whose --field are read, or text with a line each",
+    )
+    add("--output", required=True, metavar="FILE", help="vocab.txt to write, for config.text.vocab")
+    add("--size", type=int, default=8000, metavar="N", help="pieces at most (default 8000)")
+    add("--field", nargs="+", default=FIELDS, metavar="NAME", help=f"default: {' '.join(FIELDS)}")
+    add("--cased", action="store_true", help="keep case and accents; writes tokenizer_config.json beside it")
     return parser
 
 

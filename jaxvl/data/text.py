@@ -83,14 +83,14 @@ class Tokenizer:
           ValueError: repeated tokens or missing special tokens, by name.
         """
         if not isinstance(vocab, (str, Path)):
-            return cls(_word_piece(list(vocab), lowercase, origin="the given list"), origin="the given list")
+            return cls(word_piece(list(vocab), lowercase, origin="the given list"), origin="the given list")
         path = _vocabulary_file(Path(vocab).expanduser())
         if path.suffix == ".json":
             return cls(_from_json(path), origin=str(path))
         tokens = path.read_text(encoding="utf-8").splitlines()
         if lowercase is None:
             lowercase = _configured_lowercase(path.with_name("tokenizer_config.json"))
-        return cls(_word_piece(tokens, lowercase, origin=str(path)), origin=str(path))
+        return cls(word_piece(tokens, lowercase, origin=str(path)), origin=str(path))
 
     @cached_property
     def continues(self) -> np.ndarray:
@@ -162,7 +162,8 @@ def answer_array(tokenizer: Tokenizer, answers: Sequence[str], *, length: int | 
     return np.stack([tokenizer.answer_ids(answer, length or max(sizes))[0] for answer in answers])
 
 
-def _word_piece(tokens: list[str], lowercase: bool | None, *, origin: str) -> tokenizers.Tokenizer:
+def word_piece(tokens: list[str], lowercase: bool | None, *, origin: str) -> tokenizers.Tokenizer:
+    """BERT's tokenizer of some pieces, as the library holds it; `origin` is what an error names."""
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if token in seen:

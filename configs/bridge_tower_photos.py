@@ -18,9 +18,9 @@ DATA = os.environ.get("JAXVL_DATA", "data")
 TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0)
 STUDENTS, TEACHERS, PLAIN = ("pretrain", "vqa"), ("teacher_pretrain", "teacher_vqa"), ("plain_pretrain", "plain_vqa")
 ORDER = (*TEACHERS, *STUDENTS, *PLAIN, "vqa_blind")
-SIZE, WIDTH = 96, 96
+SIZE, WIDTH = 64, 64
 OFF = dict(dropout=0.1, attn_dropout=0.0)
-VILT = dict(name="vilt", width=WIDTH, heads=3, mlp=4 * WIDTH, depth=6, image_size=SIZE, patch=16, max_positions=40,
+VILT = dict(name="vilt", width=WIDTH, heads=2, mlp=4 * WIDTH, depth=4, image_size=SIZE, patch=16, max_positions=40,
             dropout=0.1, classes=None, images=1, head_scale=2)
 
 
@@ -45,7 +45,7 @@ TASKS = {
 def stage(**values: object) -> dict:
     """What all stages share, under `values`."""
     shared = dict(
-        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=None, steps=600,
+        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=None, steps=400,
         images=dict(augment=None, crop="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         optim=dict(weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8, clip=1.0, bounds=dict(temp=(0.02, 0.5)),
                    schedule=dict(name="cosine", lr=5e-4, min_lr=1e-5, warmup=0.05)),
@@ -73,7 +73,7 @@ def fine_tuning(**values: object) -> dict:
 def stages() -> dict:
     made = {name: pretraining() for name in ORDER if "pretrain" in name}
     match = dict(name="match", negatives=("random",))
-    made["teacher_pretrain"] |= dict(steps=1_200, model=dict(VILT), evals=dict(match=match))
+    made["teacher_pretrain"] |= dict(steps=800, model=dict(VILT), evals=dict(match=match))
     made["teacher_pretrain"]["task"]["itc"] = None
     made["pretrain"]["teacher"] = dict(stage="teacher_pretrain", params=None)
     made["pretrain"]["task"]["distill"] = dict(TEACH, itm=("soft", "attn"), itc=("attn",), mlm=())
@@ -124,7 +124,7 @@ VARIANTS = {"coco_vqa": {}, "flickr8k": classes("flickr8k", 3), "nlvr1": classes
 def get_config(arg: str | None = None) -> C.ConfigDict:
     """`arg`: stages to run, `variant=coco_vqa|flickr8k|nlvr1`, `ablation=`, `scale=tiny` (two steps a stage)."""
     model = dict(
-        name="bridge_tower", width=WIDTH, heads=3, mlp=4 * WIDTH, image_size=SIZE, embed_dim=64, interaction="bridge",
+        name="bridge_tower", width=WIDTH, heads=2, mlp=4 * WIDTH, image_size=SIZE, embed_dim=64, interaction="bridge",
         text=dict(arch="bert", depth=4, max_positions=40, **OFF), vision=dict(arch="vit", depth=4, patch=16),
         cross=dict(depth=2, order="pre", bridge="add", mapping="top", **OFF), classes=None, images=1,
     )

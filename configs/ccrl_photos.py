@@ -96,7 +96,7 @@ def active() -> dict:
         DAQUAR, protocol="val", words=dict(glove=f"{DATA}/glove_100d", dim=100, length=14, scope="all"),
         variant="official", bank=dict(max=256, reduce="medoid"), full=False,
         answers=dict(file=None, min_count=2, scope="fixed", grow=False),
-        unit="image", init=0.2, step=0.2, budget=0.6, repeats=3, only=None, shared_init=False, asked=8,
+        unit="image", init=0.1, step=0.2, budget=0.3, repeats=3, only=None, shared_init=False, asked=8,
         proposer="bank_random", share_task_model="plain", warm_start=False,
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0), stands_for=True,
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),

@@ -108,7 +108,7 @@ PHOTOS = ActiveTable(
         ActiveRow(NAMES.get(key, key), key)
         for key in (*NAMES, *OTHERS[1:], "ccrl_a", "ccrl_b", "ccrl_ab", "match_all", "count_only")
     )),
-    shares=(0.4, 0.6, 0.8), data={key: DATA[key] for key in ("daquar", "coco")},
+    shares=(0.1, 0.3), data={key: DATA[key] for key in ("daquar", "coco")},
     claims=tuple(Claim(NAMES.get(key, key), "Random") for key in (*NAMES, *OTHERS[1:])),
     asked="Which beat Random?",
     notes=("Rounds are of a fifth of the pool: configs/ccrl_photos.py.",),

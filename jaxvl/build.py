@@ -70,8 +70,14 @@ def teacher_tokenizer(config: ConfigDict, workdir: Path | None = None) -> Tokeni
 
 
 def teachers(config: ConfigDict) -> set[str]:
-    """Names of the stages that teach others."""
-    return {s.teacher.stage for s in config.stages.values() if s.get("teacher") is not None}
+    """Names of the stages that teach others, and of untaught ones that start from them or that they start from."""
+    taught = {name for name, s in config.stages.items() if s.get("teacher") is not None}
+    found = {config.stages[name].teacher.stage for name in taught}
+    untaught = set(config.stages) - taught
+    links = [{name, config.stages[name].get("init_from")} & untaught for name in untaught]
+    while more := {name for link in links if found & link for name in link} - found:
+        found |= more
+    return found
 
 
 def reading(

@@ -62,6 +62,16 @@ def test_the_student_reads_bytes_the_teacher_words_and_the_same_captions(tmp_pat
     assert own.task.tokens.mask == theirs.mask_id
 
 
+def test_a_teacher_that_teaches_only_before_keeps_its_words(tmp_path):
+    """Distilled in pre-training only: the teacher's fine-tuning starts from its pre-training, so it reads the same."""
+    found = config(tmp_path, **{"stages.vqa.teacher": None, "stages.vqa.task.distill": None})
+    tok, theirs = build.tokenizer(found), build.teacher_tokenizer(found)
+    stages = ("teacher_pretrain", "teacher_vqa", "pretrain", "vqa", "plain_pretrain", "plain_vqa")
+    assert [build.reading(found, stage, tok, theirs)[0] is theirs for stage in stages] == [True] * 2 + [
+        False
+    ] * 4
+
+
 def test_a_workdirs_copy_of_the_teachers_tokenizer_is_read_first(tmp_path):
     found = config(tmp_path)
     Tokenizer.from_vocab(scenes.vocabulary() + ["extra"]).save(tmp_path / build.TEACHER_TOKENIZER)

@@ -28,7 +28,7 @@ def aligned(ours: Tokenizer, theirs: Tokenizer, text: str, length: int) -> dict[
     A word is the shortest stretch of characters at whose ends both tokenizers end a word of theirs, before they cut it
     into pieces: BERT reads `don`, `'`, `t`, RoBERTa `don`, `'t`, so the words are `don` and `'t`. The special tokens
     before and after a text are words too. A text is cut after the last word of which both sides have room for all
-    pieces, so that both read the same.
+    pieces, so that both read the same. If not even the first word has room, each side reads as much of it as it can.
 
     Args:
       ours, theirs: of the student and of the teacher.
@@ -46,10 +46,10 @@ def aligned(ours: Tokenizer, theirs: Tokenizer, text: str, length: int) -> dict[
         raise ValueError(f"a text length of {length} leaves no room for a word between the special tokens")
     sides = [pieces(tokenizer, text) for tokenizer in (ours, theirs)]
     numbers = words([side.spans for side in sides])
-    kept = _kept(numbers, room=length - 2)
+    kept = max(_kept(numbers, room=length - 2), int(all(numbers)))
     arrays: dict[str, np.ndarray] = {}
     for prefix, tokenizer, side, number in zip(("", "teacher_"), (ours, theirs), sides, numbers, strict=True):
-        count = sum(n < kept for n in number)
+        count = min(sum(n < kept for n in number), length - 2)
         row = [tokenizer.cls_id, *side.ids[:count], tokenizer.sep_id]
         ids = np.full(length, tokenizer.pad_id, np.int32)
         word = np.full(length, -1, np.int32)

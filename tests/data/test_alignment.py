@@ -59,6 +59,12 @@ def test_both_sides_are_cut_after_the_same_word():
         read(text, length=2)
 
 
+def test_a_first_word_without_room_is_cut_on_each_side():
+    """A web address as a caption: neither an error in the middle of training nor an empty text."""
+    assert read("x" * 40 + " dog", length=6) == [("x|x|x|x", "x|##x|##x|##x")]
+    assert read("", length=6) == []
+
+
 def test_one_tokenizer_on_both_sides_gives_the_same_tokens_twice():
     arrays = aligned(BERT, BERT, "the red dog", 8)
     assert arrays["text_word"].tolist() == [0, 1, 2, 3, 4, -1, -1, -1]

@@ -167,7 +167,7 @@ class Fitter:
         stage = self.stages[name]
         key = self.key(name, seed=seed, data=data)
         folder = self.folder / f"{name}-{key}"
-        with _exclusive(folder):
+        with exclusive(folder):
             if not (folder / SHAPES).exists():
                 write_json(folder / SHAPES, shapes_of(source, stage.batch(source)))
             if (folder / RESULT).exists():
@@ -405,8 +405,8 @@ def _shown() -> IO[str]:
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other process trains this model."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes to the folder of this model."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxvl.active import balance, evalai, evaluation, vocabulary
 from jaxvl.active.bank import KINDS
 from jaxvl.active.beginning import proposer_of
+from jaxvl.active.fitting import exclusive
 from jaxvl.active.oracle import Record
 from jaxvl.active.pool import Labelled
 from jaxvl.active.world import TASK, World
@@ -31,17 +32,24 @@ def assess(world: World, predict: Predict, *, key: str, folder: Path) -> tuple[s
     """
     test = world.options.protocol == "test"
     name = evalai.RESULTS if test else "evaluation.npz"
-    kept = world.fitter.folder / f"{TASK}-{key}" / f"evaluation-{world.data_key['val']}{Path(name).suffix}"
-    if not kept.exists():
-        ask = functools.partial(predict, f"{TASK}/answer")
-        if test:
-            ids = [int(world.val.annotation(i)["question_id"]) for i in range(len(world.val))]
-            evalai.write_results(kept, evaluation.answered(ask, world.val, world.answers), ids=ids)
-        else:
-            scored = evaluation.score(ask, world.val, world.answers, variant=world.options.variant)
-            write_file(kept, lambda p: scored.save(p))
+    model = world.fitter.folder / f"{TASK}-{key}"
+    kept = model / f"evaluation-{world.data_key['val']}{Path(name).suffix}"
+    with exclusive(model):
+        if not kept.exists():
+            _write_answers(world, predict, kept, test=test)
     write_file(folder / name, lambda p: shutil.copyfile(kept, p))
     return name, {} if test else evaluation.Scored.load(kept).accuracy()
+
+
+def _write_answers(world: World, predict: Predict, kept: Path, *, test: bool) -> None:
+    """The model's scored answers, or with `test` those for EvalAI, in the file `kept`."""
+    ask = functools.partial(predict, f"{TASK}/answer")
+    if test:
+        ids = [int(world.val.annotation(i)["question_id"]) for i in range(len(world.val))]
+        evalai.write_results(kept, evaluation.answered(ask, world.val, world.answers), ids=ids)
+    else:
+        scored = evaluation.score(ask, world.val, world.answers, variant=world.options.variant)
+        write_file(kept, lambda p: scored.save(p))
 
 
 def metrics(

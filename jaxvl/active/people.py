@@ -48,7 +48,10 @@ class Exported(NamedTuple):
 
 
 def export(run: RunFolder, round: int, world: World) -> Exported:
-    """Write the batch of a round for people."""
+    """Write the batch of a round for people.
+
+    Duplicates that never come back into the pool are those of images that are asked about, not those of the reserve.
+    """
     folder, chosen = run.folder(round) / "batch", gold(run, round, world.options.gold)
     copies = write_batch(
         run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder,
@@ -56,7 +59,8 @@ def export(run: RunFolder, round: int, world: World) -> Exported:
     )  # fmt: skip
     write_json(run.folder(round) / ANSWERS, world.answers)
     (run.folder(round) / QUALITY).unlink(missing_ok=True)  # of a round that was rolled back
-    return Exported(folder, chosen, sorted(set(copies) - set(chosen)))
+    spare = {row[run.unit.key] for row in run.selection(round) if row.get("reserve")}
+    return Exported(folder, chosen, sorted(copy for copy, first in copies.items() if first not in spare))
 
 
 def write_batch(

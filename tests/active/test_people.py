@@ -159,6 +159,26 @@ def test_of_images_with_equal_features_one_is_exported_and_the_others_are_never_
     assert set(people.state(run, 0).excluded) == {*chosen[1:], *batch(run, reserve=True)}
 
 
+def test_a_spare_copy_of_a_spare_image_goes_back_into_the_pool(tmp_path):
+    alike: set[int] = set()
+
+    def look_alike(shared):
+        of = shared.provider.of
+        given = {name: getattr(shared.provider, name) for name in ("has", "regions", "width", "digest")}
+        shared.provider = SimpleNamespace(of=lambda i: of(min(alike) if i in alike else i), **given)
+        return shared
+
+    for folder in (tmp_path / "before", tmp_path / "after"):
+        folder.mkdir()
+        run, _ = start(folder, reserve=1.0)
+        give(run, lines(batch(run)), folder)
+        run, _ = start(folder, reserve=1.0, change=look_alike)
+        exported = [json.loads(x) for x in (run.folder(0) / "batch" / "batch.jsonl").read_text().splitlines()]
+        assert len(exported) == len(run.selection(0)) - max(len(alike) - 1, 0)
+        alike |= set(batch(run, reserve=True)[:3])
+    assert people.state(run, 0).excluded == []
+
+
 def test_what_was_said_of_labels_is_forgotten_with_a_round_that_is_rolled_back(tmp_path):
     run, _ = start(tmp_path)
     give(run, lines(batch(run)), tmp_path)

@@ -77,7 +77,8 @@ def export_batch(
       gold: images with known labels to mix in at random places; annotators then see no scores.
       known: image -> questions, `{"question", "type"}`, to suggest where the selection has none: of gold images those
         with known answers.
-      digests: image -> a hash of its features; of images with equal ones, the first is exported. None = unlike others.
+      digests: image -> a hash of its features; of images with equal ones, the gold one or else the first is exported.
+        None = unlike others.
       rng: places the gold images.
 
     Raises:
@@ -93,15 +94,17 @@ def export_batch(
     duplicates: dict[int, int] = {}
     seen: dict[tuple[str, str], int] = {}
     entries: list[dict[str, Any]] = []
+    for image_id in gold:  # wherever they stand in the batch: what equals a labelled image is its duplicate
+        row = {"image_id": int(image_id)}
+        _first(seen, row, (digests or {}).get(image_id), _picture(images, image_id))
     for row in _with_gold(rows, gold, rng):
         image_id, item = int(row["image_id"]), item_of(row)
         asked = row.get("contributors") or (known or {}).get(image_id) or []
         entry = _entry(row, asked, run=run, round=round, suggest=suggest, questions=questions)
         entry["rank"] = len(entries) + 1
         entry["url"] = url % image_id if url else None
-        picture = images(image_id) if images is not None else None
-        encoded = None if picture is None else encode(picture, image_id)
-        first = _first(seen, row, (digests or {}).get(image_id), encoded)
+        encoded = _picture(images, image_id)
+        first = None if image_id in gold else _first(seen, row, (digests or {}).get(image_id), encoded)
         if first is not None:
             duplicates[item] = first
             continue
@@ -116,6 +119,11 @@ def export_batch(
     write_file(folder / GALLERY, lambda path: path.write_text(page, encoding="utf-8"))
     without = [e["image_id"] for e in entries if e["image_id"] not in thumbnails]
     return Batch(len(entries), sum(bool(e.get("reserve")) for e in entries), duplicates, without)
+
+
+def _picture(images: Pictures | None, image_id: int) -> Encoded | None:
+    picture = images(image_id) if images is not None else None
+    return None if picture is None else encode(picture, image_id)
 
 
 def item_of(row: Mapping[str, Any]) -> int:

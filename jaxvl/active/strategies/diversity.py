@@ -27,11 +27,13 @@ def chosen(how: str, rows: np.ndarray, k: int, features: np.ndarray) -> np.ndarr
     """`k` of the candidates.
 
     "kcenter": the best one; then again and again the one that is farthest from all chosen ones, of equally far ones the
-    better. Labelled images are no centres: the batch is spread in itself. The order is that of choice.
+    better. Labelled images are no centres: the batch is spread in itself.
 
-    "type_quota": a type that occurs among the candidates gets `k / T` places, the first types one more where that
-    leaves a rest; its best candidates take them. Places that a type cannot fill go to the best of all others. The order
-    is that of the score.
+    "type_quota": again and again the best candidate of the type that was chosen least often, of types that were chosen
+    equally often the best candidate of all. So each type that occurs has `k / T` places or all that it can fill.
+
+    The order is that of choice: the first of the choice are the choice of fewer, and a reserve behind a batch does not
+    change it.
 
     Args:
       how: one of these.
@@ -63,10 +65,7 @@ def _spread(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def _by_quota(kinds: np.ndarray, k: int) -> np.ndarray:
-    types = np.unique(kinds)
-    quota = k // len(types) + (np.arange(len(types)) < k % len(types))
-    taken = np.concatenate(
-        [np.flatnonzero(kinds == t)[:n] for t, n in zip(types.tolist(), quota.tolist(), strict=True)]
-    )
-    others = np.setdiff1d(np.arange(len(kinds)), taken)
-    return np.sort(np.concatenate([taken, others[: k - len(taken)]]))
+    seen = np.zeros(len(kinds), np.int64)  # better candidates of the same type
+    for kind in np.unique(kinds):
+        seen[kinds == kind] = np.arange((kinds == kind).sum())
+    return np.argsort(seen, kind="stable")[:k]

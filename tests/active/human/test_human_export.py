@@ -91,6 +91,19 @@ def test_equal_features_are_exported_once_and_a_chain_of_equals_is_one_group(tmp
     assert got.duplicates == {11: 10, 12: 10}
 
 
+def test_a_gold_image_stays_and_its_twin_goes_wherever_they_stand(tmp_path):
+    """The answers of a gold image are known: asking about its twin would teach nothing, and leaving it out would."""
+    for seed in range(4):
+        got = export(
+            tmp_path,
+            gold=(40,),
+            rng=np.random.default_rng(seed),
+            digests={10: "a", 40: "a", 11: None, 12: None},
+        )
+        assert got.duplicates == {10: 40}
+        assert sorted(e["image_id"] for e in lines(tmp_path)) == [11, 12, 13, 40]
+
+
 def test_without_suggestions_nothing_for_annotators_tells_them(tmp_path):
     export(tmp_path, suggest=False)
     for name in ("batch.jsonl", "batch.csv", "images.json", "labelstudio.json", "labelstudio.xml"):

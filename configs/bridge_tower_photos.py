@@ -45,7 +45,7 @@ TASKS = {
 def stage(**values: object) -> dict:
     """What all stages share, under `values`."""
     shared = dict(
-        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=None, steps=400,
+        weights=dict(vision=None, text=None, bridgetower=None, vilt=None), batch_size=16, epochs=None, steps=300,
         images=dict(augment=None, crop="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         optim=dict(weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8, clip=1.0, bounds=dict(temp=(0.02, 0.5)),
                    schedule=dict(name="cosine", lr=5e-4, min_lr=1e-5, warmup=0.05)),
@@ -56,7 +56,7 @@ def stage(**values: object) -> dict:
 def pretraining() -> dict:
     task = dict(name="pair_pretrain", itc=dict(mask_same_image=True), itm=dict(negatives="batch"))
     task |= dict(mlm=dict(prob=0.3, whole_word=False), distill=None)
-    evals = dict(match=dict(name="match"), retrieval=dict(name="retrieval", k_test=16))
+    evals = dict(match=dict(name="match"))
     examples = dict(every_epochs=None, batch_size=32, examples=200)
     return stage(**PHOTOS, task=task, evals=evals, eval=examples, format=dict(name="caption", length=24, style="bert"))
 
@@ -73,7 +73,7 @@ def fine_tuning(**values: object) -> dict:
 def stages() -> dict:
     made = {name: pretraining() for name in ORDER if "pretrain" in name}
     match = dict(name="match", negatives=("random",))
-    made["teacher_pretrain"] |= dict(steps=800, model=dict(VILT), evals=dict(match=match))
+    made["teacher_pretrain"] |= dict(steps=600, model=dict(VILT), evals=dict(match=match))
     made["teacher_pretrain"]["task"]["itc"] = None
     made["pretrain"]["teacher"] = dict(stage="teacher_pretrain", params=None)
     made["pretrain"]["task"]["distill"] = dict(TEACH, itm=("soft", "attn"), itc=("attn",), mlm=())

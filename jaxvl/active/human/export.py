@@ -95,8 +95,8 @@ def export_batch(
     seen: dict[tuple[str, str], int] = {}
     entries: list[dict[str, Any]] = []
     for image_id in gold:  # wherever they stand in the batch: what equals a labelled image is its duplicate
-        row = {"image_id": int(image_id)}
-        _first(seen, row, (digests or {}).get(image_id), _picture(images, image_id))
+        mark = (digests or {}).get(image_id)
+        _first(seen, {"image_id": int(image_id)}, mark, _picture(images, image_id))
     for row in _with_gold(rows, gold, rng):
         image_id, item = int(row["image_id"]), item_of(row)
         asked = row.get("contributors") or (known or {}).get(image_id) or []

@@ -126,7 +126,7 @@ def evaluation_records(active: ConfigDict, val: Any) -> list[Any]:
         )
     files = active.val.get("questions")
     for file in [files] if isinstance(files, str) else files if isinstance(files, (list, tuple)) else []:
-        evalai.require_whole(file)
+        evalai.require_whole(file, evalai.subtype_of(file))
     records, hidden = (
         records_of(val, answered=False),
         ("answers", "targets", "answer_type", "multiple_choice_answer"),

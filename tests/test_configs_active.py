@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,11 +228,14 @@ def test_the_protocol_test_hides_answers_and_has_a_key_of_its_own(tmp_path):
     assert hidden.data_key["val"] != known.data_key["val"] and hidden.data_key["val"].endswith("-test")
 
 
-def test_the_protocol_test_refuses_the_questions_of_test_dev(tmp_path):
+@pytest.mark.parametrize("name", ["v2_OpenEnded_mscoco_test-dev2015_questions.json", "renamed.json"])
+def test_the_protocol_test_refuses_the_questions_of_test_dev(tmp_path, name):
     c = config("ccrl", "random,scale=tiny")
     active = override(c, {"active.protocol": "test"}).active
+    path = tmp_path / name
+    path.write_text(json.dumps({"data_subtype": "test-dev2015", "questions": []}))
     with active.unlocked(), active.ignore_type():
-        active.val = dict(questions="data/v2_OpenEnded_mscoco_test-dev2015_questions.json")
+        active.val = dict(questions=str(path))
     with pytest.raises(ValueError, match="whole test file"):
         build_active.evaluation_records(active, [])
 

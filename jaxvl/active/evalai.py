@@ -75,12 +75,21 @@ def check_results(path: Path, questions: Path) -> int:
     rows = content.get("questions") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise ValueError(f"{questions}: no list 'questions' in it; give a question file of VQA v2")
-    require_whole(questions, str(content.get("data_subtype", "")))
+    require_whole(questions, _subtype(content))
     found = read_results(path)
     check_ids(
         (r["question_id"] for r in found), (int(r["question_id"]) for r in rows), where=path, of=questions
     )
     return len(found)
+
+
+def subtype_of(questions: Path | str) -> str:
+    """What a question file says that it is, whatever its name: "test2015", "test-dev2015"; "" if it does not say."""
+    return _subtype(read_json(Path(questions)))
+
+
+def _subtype(content: Any) -> str:
+    return str(content.get("data_subtype", "")) if isinstance(content, dict) else ""
 
 
 def require_whole(questions: Path | str, subtype: str = "") -> None:

@@ -43,20 +43,24 @@ def learn(params: Mapping[str, PyTree], request: Any) -> np.ndarray:
     count, size = len(request.there), min(options.batch, len(request.there))
     model, tx, update, run = programs(options.width, options.lr, options.episodes)
     weights = jax.jit(model.init)(key, jnp.asarray(request.features[:1]), jnp.asarray(lengths[:1]))
-    opt, baseline = tx.init(weights), np.zeros(count, np.float32)
+    state = State(weights, tx.init(weights), jnp.zeros(count))
     steps = 0
     for epoch in range(options.epochs):
         order = rng.permutation(count)
+        kept = KEEP if epoch else 0.0  # what a sequence's first choices are worth is where it starts
         for start in range(0, count, size):
-            at = np.resize(order[start : start + size], size)  # one shape: the last batch repeats its own
-            given = (request.features, lengths, request.there, request.diversity, request.squared, baseline)
-            rows = Batch(*(jnp.asarray(array[at]) for array in given))
-            weights, opt, mean = update(weights, opt, jax.random.fold_in(key, steps), rows, request.share)
-            kept = KEEP if epoch else 0.0  # what a sequence's first choices are worth is where it starts
-            baseline[at] = kept * baseline[at] + (1 - kept) * np.asarray(mean)
+            at = order[start : start + size]
+            counted = np.arange(size) < len(at)
+            at = np.resize(at, size)  # one shape: a short batch is filled up with rows that do not count
+            given = (request.features, lengths, request.there, request.diversity, request.squared)
+            rows = Batch(*map(jnp.asarray, (*(array[at] for array in given), at, counted)))
+            state = update(state, jax.random.fold_in(key, steps), rows, request.share, kept)
             steps += 1
     found = np.concatenate(
-        [np.asarray(run(weights, request.features[i : i + 1], lengths[i : i + 1])) for i in range(count)]
+        [
+            np.asarray(run(state.weights, request.features[i : i + 1], lengths[i : i + 1]))
+            for i in range(count)
+        ]
     )
     if not np.isfinite(found).all():
         raise ValueError(
@@ -77,29 +81,44 @@ def programs(width: int, lr: float, episodes: int) -> tuple[SelectionPolicy, Any
     return model, tx, jax.jit(functools.partial(step, model, tx, episodes)), jax.jit(run)
 
 
+class State(NamedTuple):
+    """What an update changes: the policy's `weights`, `opt`, and `baseline [S]`, what choices were worth so far."""
+
+    weights: PyTree
+    opt: PyTree
+    baseline: Array
+
+
 class Batch(NamedTuple):
-    """Some sequences: `features [B,T,F]`, `lengths [B]`, `there [B,T]`, `diversity`, `squared` `[B,T,T]`, and
-    `baseline [B]`, what their choices were worth so far."""
+    """Some sequences: `features [B,T,F]`, `lengths [B]`, `there [B,T]`, `diversity`, `squared` `[B,T,T]`, which ones they
+    are, `at [B]`, and `counted [B]` bool, False = filling."""
 
     features: Array
     lengths: Array
     there: Array
     diversity: Array
     squared: Array
-    baseline: Array
+    at: Array
+    counted: Array
 
 
 def step(
     model: SelectionPolicy,
     tx: optax.GradientTransformation,
     episodes: int,
-    weights: PyTree,
-    opt: PyTree,
+    state: State,
     key: Key,
     rows: Batch,
     share: Array,
-) -> tuple[PyTree, PyTree, Array]:
-    """One update on `B` sequences; also the mean reward `[B]` of the choices that were drawn."""
+    kept: Array,
+) -> State:
+    """One update on `B` sequences.
+
+    Args:
+      share: of the images that will be taken.
+      kept: of the baselines; the rest of them is what the choices that are drawn now are worth.
+    """
+    before = state.baseline[rows.at]
 
     def loss(w: PyTree) -> tuple[Array, Array]:
         logits = _logits(model, w, rows.features, rows.lengths)
@@ -109,13 +128,16 @@ def step(
             taken, rows.diversity, rows.squared, rows.there
         )  # [B,E]
         each = jax.vmap(lambda x, a, v, t: policy_loss(x, a, v, there_t=t, share=share))(
-            logits, taken, worth - rows.baseline[:, None], rows.there
+            logits, taken, worth - before[:, None], rows.there
         )
-        return each.mean(), worth.mean(1)
+        return (each * rows.counted).sum() / rows.counted.sum(), worth.mean(1)
 
-    (_, mean), grads = jax.value_and_grad(loss, has_aux=True)(weights)
-    updates, opt = tx.update(grads, opt, weights)
-    return optax.apply_updates(weights, updates), opt, mean
+    (_, mean), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
+    updates, opt = tx.update(grads, state.opt, state.weights)
+    now = kept * before + (1 - kept) * mean
+    place = jnp.where(rows.counted, rows.at, len(state.baseline))  # filling is written nowhere
+    baseline = state.baseline.at[place].set(now, mode="drop")
+    return State(optax.apply_updates(state.weights, updates), opt, baseline)
 
 
 def _logits(model: SelectionPolicy, weights: PyTree, features: Array, lengths: Array) -> Array:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxvl.active.policy import learn
+from jaxvl.active.policy import Batch, State, learn, programs
 from jaxvl.active.strategies.cdal import PolicyOptions, Sequences
 
 
@@ -31,3 +33,20 @@ def test_it_learns_to_take_the_diverse_images_and_is_a_function_of_its_seed():
     short = request._replace(options=replace(request.options, epochs=2))  # of the same programs
     np.testing.assert_array_equal(learn({}, short), learn({}, short))
     assert not np.array_equal(learn({}, short), learn({}, short._replace(seed=4)))
+
+
+def test_rows_that_fill_up_a_batch_change_nothing():
+    _, request = pool(seed=3)
+    model, tx, update, _ = programs(8, 2e-2, 8)
+    lengths = request.there.sum(1)
+    weights = jax.jit(model.init)(jax.random.key(0), request.features[:1], lengths[:1])
+    found = []
+    for filling in (2, 5):
+        at = np.array([0, 4, filling, filling])
+        parts = (request.features, lengths, request.there, request.diversity, request.squared)
+        rows = Batch(*(p[at] for p in parts), at, np.array([True, True, False, False]))
+        found.append(
+            update(State(weights, tx.init(weights), jnp.zeros(6)), jax.random.key(1), rows, 1 / 3, 0.0)
+        )
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert (np.asarray(found[0].baseline) != 0).tolist() == [True, False, False, False, True, False]

@@ -90,8 +90,8 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some sequences: `features [B,T,F]`, `lengths [B]`, `there [B,T]`, `diversity`, `squared` `[B,T,T]`, which ones they
-    are, `at [B]`, and `counted [B]` bool, False = filling."""
+    """Some sequences: `features [B,T,F]`, `lengths [B]`, `there [B,T]`, `diversity`, `squared` `[B,T,T]`, which ones
+    they are, `at [B]`, and `counted [B]` bool, False = filling."""
 
     features: Array
     lengths: Array

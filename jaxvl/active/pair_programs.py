@@ -39,36 +39,32 @@ def programs(
     """
     rep, split = partition.replicated(), partition.batch()
 
-    def image(models: PyTree, regions: Array, mask: Array) -> dict[str, Any]:
-        counted("image")
+    def side(models: PyTree, kind: str, x: Array, mask: Array) -> dict[str, Any]:
+        """What an "image" or a "text" is computed to once, whatever pairs it is in."""
         out: dict[str, Any] = {"mask": mask}
         if models["match"] is not None:
-            v = call(matcher, models["match"], "encode_image", regions, mask)
-            out["critic"] = call(matcher, models["match"], "critic_image", v)
-            out["contrast"] = call(matcher, models["match"], "project_image", v)
+            state = call(matcher, models["match"], f"encode_{kind}", x, mask)
+            out["critic"] = call(matcher, models["match"], f"critic_{kind}", state)
+            out["contrast"] = call(matcher, models["match"], f"project_{kind}", state)
         if models["filter"] is not None:
-            v = call(rough, models["filter"], "encode_image", regions, mask)
-            out["filter"] = call(rough, models["filter"], "critic_image", v)
+            state = call(rough, models["filter"], f"encode_{kind}", x, mask)
+            out["filter"] = call(rough, models["filter"], f"critic_{kind}", state)
         if models["answer"] is not None:
-            out["answer"] = call(answers, models["answer"], "image_ready", regions, mask)
+            out["answer"] = call(answers, models["answer"], f"{kind}_ready", x, mask)
         return out
+
+    def image(models: PyTree, regions: Array, mask: Array) -> dict[str, Any]:
+        """A block of images: features `[B,R,F]`."""
+        counted("image")
+        return side(models, "image", regions, mask)
 
     def bank(models: PyTree, text: Array) -> dict[str, Any]:
+        """The patterns `[Q,L]`."""
         counted("bank")
-        mask = text != 0
-        out: dict[str, Any] = {"mask": mask}
-        if models["match"] is not None:
-            s = call(matcher, models["match"], "encode_text", text, mask)
-            out["critic"] = call(matcher, models["match"], "critic_text", s)
-            out["contrast"] = call(matcher, models["match"], "project_text", s)
-        if models["filter"] is not None:
-            s = call(rough, models["filter"], "encode_text", text, mask)
-            out["filter"] = call(rough, models["filter"], "critic_text", s)
-        if models["answer"] is not None:
-            out["answer"] = call(answers, models["answer"], "text_ready", text, mask)
-        return out
+        return side(models, "text", text, text != 0)
 
     def matches(models: PyTree, encoded: PyTree, bank: PyTree, *, how: str) -> Array:
+        """`[B,Q]`: how well each pattern matches each image."""
         counted("matches")
         if how == "contrast":
             return encoded["contrast"] @ bank["contrast"].T
@@ -79,6 +75,7 @@ def programs(
         return call(matcher, models["match"], "critic_all", a, b).astype(jnp.float32)
 
     def again(models: PyTree, encoded: PyTree, bank: PyTree, i: Array, q: Array) -> dict[str, Array]:
+        """The critic of the pairs of images `i [P]` and patterns `q [P]` alone."""
         counted("again")
         a, b = encoded["critic"][i], bank["critic"][q]
         return {"match": call(matcher, models["match"], "critic_pairs", a, b).astype(jnp.float32)}
@@ -93,6 +90,7 @@ def programs(
         var_ddof: int,
         at_uniform: str,
     ) -> dict[str, Array]:
+        """The answers to the pairs of images `i [P]` and patterns `q [P]`, and how sure they are."""
         counted("pairs")
         one = jax.tree.map(lambda x: x[i], (encoded["answer"], encoded["mask"]))
         other = jax.tree.map(lambda x: x[q], (bank["answer"], bank["mask"]))

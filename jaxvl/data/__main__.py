@@ -2,7 +2,7 @@
 
 `python -m jaxvl.data check FILE ... --images DIR_OR_ZIP` inspects data;
 `python -m jaxvl.data answers FILE ... --output LIST` writes the answer classes of VQA v2;
-`python -m jaxvl.data vocabulary FILE ... --output vocab.txt` learns word pieces from texts.
+`python -m jaxvl.data.word_pieces FILE ... --output vocab.txt` learns word pieces from texts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxvl.data.answers import vqa_v2_answers
 from jaxvl.data.arrow import COLUMNS as KINDS
 from jaxvl.data.check import FORMATS, Layout, check
-from jaxvl.data.vocabulary import FIELDS, learn, texts
+from jaxvl.data.word_pieces import FIELDS, learn, texts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import pytest
 from jaxvl.data.__main__ import main
 from jaxvl.data.records import DataError
 from jaxvl.data.text import Tokenizer
-from jaxvl.data.vocabulary import learn, texts
+from jaxvl.data.word_pieces import learn, texts
 
 WORDS = ["A brown dog runs.", "Two dogs running in brown grass", "the grass is brown"] * 3
 

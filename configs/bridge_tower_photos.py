@@ -129,6 +129,6 @@ def get_config(arg: str | None = None) -> C.ConfigDict:
         cross=dict(depth=2, order="pre", bridge="add", mapping="top", **OFF), classes=None, images=1,
     )
     hint = (f"JAXVL_DATA (now {DATA}) names the folder of flickr8k/, coco_vqa/, nlvr1/ and vocab.txt, made by: "
-            "python -m jaxvl.data vocabulary FILE.jsonl ... --size 4000 --output vocab.txt")
+            f"python -m jaxvl.data vocabulary FILE.jsonl ... --size 4000 --output {DATA}/vocab.txt")
     config = C.base(hint=hint, text=dict(vocab=f"{DATA}/vocab.txt"), model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES)

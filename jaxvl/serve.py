@@ -309,8 +309,7 @@ def answering_stage(config: Any, root: Path, stage: str | None) -> str:
     names = [n for n in config.stages if config.stages[n].answers is not None or classifies(config, n)]
     if stage is not None and stage not in names:
         raise cfg.unknown("answering stage", stage, names)
-    taught_by = [config.stages[n].get("teacher") for n in config.stages]
-    teachers = {teacher.stage for teacher in taught_by if teacher is not None}
+    teachers = build.teachers(config)
     run = list(config.run)
     names.sort(key=lambda n: (n in teachers, run.index(n) if n in run else len(run)))
     done = [n for n in ([stage] if stage else names) if (root / n / RESULT).exists()]

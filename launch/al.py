@@ -182,8 +182,10 @@ def export(args: argparse.Namespace) -> None:
         suggest = config.active.oracle.suggest if args.suggest is None else args.suggest
         gold, pictures = people.gold_of(run, round), build_active.picture(config)
         same = build_active.digest_of_features(config)
-        people.write_batch(run, round, gold, images=pictures, suggest=suggest, folder=to, digest=same)
-        print(f"{len(run.selection(round)) + len(gold)} {run.unit.many}: {to}")
+        copies = people.write_batch(
+            run, round, gold, images=pictures, suggest=suggest, folder=to, digest=same
+        )
+        print(f"{len(run.selection(round)) + len(gold) - len(copies)} {run.unit.many}: {to}")
 
 
 def import_labels(args: argparse.Namespace) -> None:

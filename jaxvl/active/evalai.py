@@ -85,7 +85,7 @@ def check_results(path: Path, questions: Path) -> int:
 
 def subtype_of(questions: Path | str) -> str:
     """What a question file says that it is, whatever its name: "test2015", "test-dev2015"; "" if it does not say."""
-    return _subtype(read_json(Path(questions)))
+    return _subtype(read_json(Path(questions).expanduser()))
 
 
 def _subtype(content: Any) -> str:

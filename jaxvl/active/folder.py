@@ -129,7 +129,7 @@ class RunFolder:
         return {r: names[evalai.RESULTS] for r, names in named.items() if evalai.RESULTS in names}
 
     def selection(self, round: int) -> list[dict[str, Any]]:
-        """The items that a round selected, best first, the reserve last (`"reserve": true`)."""
+        """The items that a round selected, in the order of choice, the reserve last (`"reserve": true`)."""
         path = self.folder(round) / SELECTION
         return read_jsonl(path) if "SELECTED" in self.events(round) else []
 

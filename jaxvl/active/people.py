@@ -40,18 +40,16 @@ class Taken(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """A batch: its `folder`, the labelled images `gold` that test people, and the `duplicates` that were left out."""
+    """A batch: its `folder`, the labelled images `gold` that test people, and the `duplicates` that were left out, each
+    with the item that it equals."""
 
     folder: Path
     gold: list[int]
-    duplicates: list[int]
+    duplicates: dict[int, int]
 
 
 def export(run: RunFolder, round: int, world: World) -> Exported:
-    """Write the batch of a round for people.
-
-    Duplicates that never come back into the pool are those of images that are asked about, not those of the reserve.
-    """
+    """Write the batch of a round for people."""
     folder, chosen = run.folder(round) / "batch", gold(run, round, world.options.gold)
     copies = write_batch(
         run, round, chosen, images=world.picture, suggest=world.options.suggest, folder=folder,
@@ -59,8 +57,7 @@ def export(run: RunFolder, round: int, world: World) -> Exported:
     )  # fmt: skip
     write_json(run.folder(round) / ANSWERS, world.answers)
     (run.folder(round) / QUALITY).unlink(missing_ok=True)  # of a round that was rolled back
-    spare = {row[run.unit.key] for row in run.selection(round) if row.get("reserve")}
-    return Exported(folder, chosen, sorted(copy for copy, first in copies.items() if first not in spare))
+    return Exported(folder, chosen, copies)
 
 
 def write_batch(
@@ -77,7 +74,7 @@ def write_batch(
 
     With gold images, all images come with questions, so that they cannot be told apart: gold images with those whose
     answers are known, images that the strategy has no question for with some that were asked of other images. Of
-    images with the same `digest`, or the same picture, the first is exported.
+    images with the same `digest`, or the same picture, the gold one or else the first is exported.
 
     Raises:
       RunError: `gold` without `suggest`: its answers could not be judged.
@@ -182,7 +179,8 @@ def state(run: RunFolder, round: int) -> Taken:
     """What has come in for a round so far.
 
     An item that people skipped or found unusable is replaced by the next one of the reserve: labels of as many reserve
-    items count, in the order of their ranks.
+    items count, in the order of their ranks. Copies of items that were asked for are excluded, those of a reserve item
+    only if its labels count.
     """
     key = run.unit.key
     found: list[Mapping[str, Any]] = []
@@ -190,17 +188,25 @@ def state(run: RunFolder, round: int) -> Taken:
     for content in _received(run, round):
         found += content["records"]
         excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
-    exported = run.events(round).get("EXPORTED")
-    excluded |= set() if exported is None else {int(i) for i in exported.data.get("duplicates", ())}
+    copies = _copies(run, round)
     records = merge_records(found, by=key)
     have = {int(r[key]) for r in records}
     selection = run.selection(round)
     batch = [row[key] for row in selection if not row.get("reserve")]
     reserve = [row[key] for row in selection if row.get("reserve")]
+    excluded |= {i for i, first in copies.items() if first not in reserve}
     excluded -= have
     taken = [i for i in batch if i in have]
     taken += [i for i in reserve if i in have][: sum(i in excluded for i in batch)]
+    excluded |= {i for i, first in copies.items() if first in taken}
     return Taken([plain_record(r) for r in records if int(r[key]) in set(taken)], taken, sorted(excluded))
+
+
+def _copies(run: RunFolder, round: int) -> dict[int, int | None]:
+    """Items that were left out of a round's batch -> the item that each equals (None: an older run did not say)."""
+    event = run.events(round).get("EXPORTED")
+    found = {} if event is None else event.data.get("duplicates", {})
+    return {int(i): int(found[i]) if isinstance(found, dict) else None for i in found}
 
 
 def _received(run: RunFolder, round: int) -> list[Mapping[str, Any]]:

@@ -43,7 +43,9 @@ def learn(params: Mapping[str, PyTree], request: Any) -> np.ndarray:
     count, size = len(request.there), min(options.batch, len(request.there))
     model, tx, update, run = programs(options.width, options.lr, options.episodes)
     weights = jax.jit(model.init)(key, jnp.asarray(request.features[:1]), jnp.asarray(lengths[:1]))
-    state = State(weights, tx.init(weights), jnp.zeros(count))
+    state = State(
+        weights, tx.init(weights), jnp.zeros(1 << (count - 1).bit_length())
+    )  # few sizes for all rounds
     steps = 0
     for epoch in range(options.epochs):
         order = rng.permutation(count)
@@ -82,7 +84,7 @@ def programs(width: int, lr: float, episodes: int) -> tuple[SelectionPolicy, Any
 
 
 class State(NamedTuple):
-    """What an update changes: the policy's `weights`, `opt`, and `baseline [S]`, what choices were worth so far."""
+    """What an update changes: the policy's `weights`, `opt`, and `baseline` (of `S` or more), what choices were worth."""
 
     weights: PyTree
     opt: PyTree

@@ -2,7 +2,7 @@
 
 `python -m jaxvl.data check FILE ... --images DIR_OR_ZIP` inspects data;
 `python -m jaxvl.data answers FILE ... --output LIST` writes the answer classes of VQA v2;
-`python -m jaxvl.data.word_pieces FILE ... --output vocab.txt` learns word pieces from texts.
+`python -m jaxvl.data vocabulary FILE ... --output vocab.txt` learns word pieces from texts.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxvl.data.answers import vqa_v2_answers
 from jaxvl.data.arrow import COLUMNS as KINDS
 from jaxvl.data.check import FORMATS, Layout, check
+from jaxvl.data.records import read_json
 from jaxvl.data.word_pieces import FIELDS, learn, texts
+
+SETTINGS = "tokenizer_config.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,16 +67,29 @@ def _answers(args: argparse.Namespace) -> int:
 
 def _vocabulary(args: argparse.Namespace) -> int:
     try:
+        settings = _settings(Path(args.output), lowercase=not args.cased)
         pieces = learn(texts(args.files, fields=args.field), size=args.size, lowercase=not args.cased)
         Path(args.output).write_text("\n".join(pieces) + "\n", encoding="utf-8")
-        if args.cased:  # what a reader of the folder has to know, as in BERT's own
-            settings = Path(args.output).with_name("tokenizer_config.json")
-            settings.write_text(json.dumps({"do_lower_case": False}) + "\n", encoding="utf-8")
+        Path(args.output).with_name(SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{args.output}: {len(pieces)} pieces")
     return 0
+
+
+def _settings(vocabulary: Path, *, lowercase: bool) -> dict[str, Any]:
+    """What the folder's `tokenizer_config.json` will say: what it says, and whether case is kept.
+
+    Raises:
+      ValueError: it says otherwise of the vocabularies that are there.
+    """
+    path = vocabulary.with_name(SETTINGS)
+    there = read_json(path) if path.exists() else {}
+    if path.exists() and bool(there.get("do_lower_case", True)) != lowercase:
+        case = "keep" if lowercase else "fold"
+        raise ValueError(f"{path}: vocabularies of this folder {case} case; give --output in another folder")
+    return {**there, "do_lower_case": lowercase}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="FILE", help="vocab.txt to write, for config.text.vocab")
     add("--size", type=int, default=8000, metavar="N", help="pieces at most (default 8000)")
     add("--field", nargs="+", default=FIELDS, metavar="NAME", help=f"default: {' '.join(FIELDS)}")
-    add("--cased", action="store_true", help="keep case and accents; writes tokenizer_config.json beside it")
+    add("--cased", action="store_true", help="keep case and accents")
     return parser
 
 

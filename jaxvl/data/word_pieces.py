@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,23 @@ from typing import Any
 import tokenizers
 from tokenizers import trainers
 
-from jaxvl.data.records import DataError
+from jaxvl.data.records import DataError, NotJson, read_json, read_rows, read_text
 from jaxvl.data.text import SPECIAL_TOKENS, word_piece
 
-FIELDS = ("caption", "captions", "sentence", "hypothesis", "question", "answer", "answers")
+FIELDS = (
+    "caption", "captions", "sentence", "sentence2", "statement", "hypothesis", "question", "answer", "answers",
+)  # fmt: skip
 
 
 def texts(files: Sequence[str | Path], *, fields: Sequence[str] = FIELDS) -> Iterator[str]:
-    """The strings of some files: of `.json` and `.jsonl` what stands under `fields`, at any depth; else every line.
+    """The strings of some files: of JSON and JSON Lines what stands under `fields`, at any depth; else every line.
 
     Raises:
       DataError: a line that is not JSON, or a file without any such string; names file, line and fields.
     """
     for file in map(Path, files):
         found = 0
-        for text in _lines(file) if file.suffix not in (".json", ".jsonl") else _fields(file, set(fields)):
+        for text in _fields(file, set(fields)) if file.suffix in (".json", ".jsonl") else _lines(file):
             found += 1
             yield text
         if not found:
@@ -47,8 +48,10 @@ def learn(words: Iterable[str], *, size: int, lowercase: bool = True) -> list[st
     known = list(words)
     # The trainer numbers characters within words by a hash map, in another order each time, and settles ties by number:
     # with their places given, the same texts have the same vocabulary.
-    letters = sorted({letter for text in known for word in _words(trained, text) for letter in word})
-    first = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    parts = {word for text in known for word in _words(trained, text)}
+    letters = sorted({letter for word in parts for letter in word})
+    inner = sorted({letter for word in parts for letter in word[1:]})
+    first = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in inner)]
     if len(first) > size:
         raise ValueError(f"size={size}: special tokens and characters alone are {len(first)} pieces")
     trainer = trainers.WordPieceTrainer(
@@ -66,22 +69,22 @@ def _words(backend: tokenizers.Tokenizer, text: str) -> list[str]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
-        yield from filter(None, map(str.strip, lines))
+    yield from filter(None, map(str.strip, read_text(file).splitlines()))
 
 
 def _fields(file: Path, fields: set[str]) -> Iterator[str]:
-    rows = [file.read_text(encoding="utf-8")] if file.suffix == ".json" else _lines(file)
-    for number, line in enumerate(rows):
-        try:
-            yield from _strings(json.loads(line), fields, inside=False)
-        except json.JSONDecodeError as e:
-            at = e.lineno if file.suffix == ".json" else number + 1
-            raise DataError(f"{file}, line {at}: not valid JSON ({e.msg})") from e
+    try:
+        rows = [(1, read_json(file))] if file.suffix == ".json" else None
+    except DataError:  # some published .json files hold JSON Lines
+        rows = None
+    for number, row in read_rows(file) if rows is None else rows:
+        if isinstance(row, NotJson):
+            raise DataError(f"{file}, line {number}: {row.what}. {row.fix}")
+        yield from _strings(row, fields, inside=False)
 
 
 def _strings(value: Any, fields: set[str], *, inside: bool) -> Iterator[str]:
-    """The strings of a JSON value that stand under one of `fields`."""
+    """The strings of a JSON value that stand under one of `fields`, alone or in lists."""
     if isinstance(value, str):
         if inside and value.strip():
             yield value
@@ -90,4 +93,4 @@ def _strings(value: Any, fields: set[str], *, inside: bool) -> Iterator[str]:
             yield from _strings(one, fields, inside=inside)
     elif isinstance(value, dict):
         for name, one in value.items():
-            yield from _strings(one, fields, inside=inside or name in fields)
+            yield from _strings(one, fields, inside=name in fields)

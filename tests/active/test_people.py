@@ -177,6 +177,10 @@ def test_a_spare_copy_of_a_spare_image_goes_back_into_the_pool(tmp_path):
         assert len(exported) == len(run.selection(0)) - max(len(alike) - 1, 0)
         alike |= set(batch(run, reserve=True)[:3])
     assert people.state(run, 0).excluded == []
+    bad = lines(batch(run)[:1], status="bad_image")
+    used = min(alike & set(batch(run, reserve=True)), key=batch(run, reserve=True).index)
+    give(run, [*bad, *lines([used])], folder)  # its labels count now, so nobody needs to see its copies
+    assert set(people.state(run, 0).excluded) == {batch(run)[0], *alike} - {used}
 
 
 def test_what_was_said_of_labels_is_forgotten_with_a_round_that_is_rolled_back(tmp_path):

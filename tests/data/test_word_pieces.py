@@ -33,17 +33,21 @@ def test_strings_under_the_fields_are_read_at_any_depth(tmp_path):
     rows = [{"image": "x.jpg", "captions": ["a cat", "the cat"]}, {"question": "why?", "other": "no"}]
     lines, whole, plain = (tmp_path / name for name in ("a.jsonl", "b.json", "c.txt"))
     lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole.write_text(json.dumps({"annotations": [{"answers": [{"answer": "yes"}]}]}))
+    whole.write_text(
+        json.dumps({"annotations": [{"answers": [{"answer": "yes", "answer_confidence": "maybe"}]}]})
+    )
     plain.write_text("one line\n\nanother\n")
     assert list(texts([lines, whole, plain])) == ["a cat", "the cat", "why?", "yes", "one line", "another"]
     assert list(texts([lines], fields=["other"])) == ["no"]
+    lines.rename(tmp_path / "train.json")  # as NLVR2's
+    assert list(texts([tmp_path / "train.json"])) == ["a cat", "the cat", "why?"]
 
 
 def test_bad_files_are_named(tmp_path):
     bad, empty = tmp_path / "bad.jsonl", tmp_path / "empty.jsonl"
-    bad.write_text('{"question": "a"}\n{"question"\n')
+    bad.write_text('{"question": "a"}\n\n{"question"\n')
     empty.write_text('{"other": "a"}\n')
-    with pytest.raises(DataError, match=r"bad\.jsonl, line 2: not valid JSON"):
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 3: is not JSON"):
         list(texts([bad]))
     with pytest.raises(DataError, match=r"empty\.jsonl: no text; looked for caption, .*--field"):
         list(texts([empty]))
@@ -59,3 +63,9 @@ def test_the_command_writes_a_vocabulary_that_opens(tmp_path, capsys):
     assert f"{out}: " in capsys.readouterr().out
     tok = Tokenizer.from_vocab(out.parent)
     assert tok.decode(tok.encode("A brown dog")) == "A brown dog"
+    assert main(["vocabulary", str(source), "--output", str(out.with_name("other.txt"))]) == 1
+    assert "vocabularies of this folder keep case" in capsys.readouterr().err
+
+
+def test_characters_that_are_words_of_their_own_have_one_piece_each():
+    assert [p for p in learn(["水火", "火水 。"], size=100) if "火" in p] == ["火"]

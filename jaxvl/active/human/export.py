@@ -1,6 +1,6 @@
 """A batch of images for people, as files: JSON Lines, CSV, COCO-like JSON, Label Studio tasks, pictures and a page.
 
-batch.jsonl              an image (or a question about one) a line, best first, the reserve last
+batch.jsonl              an image (or a question about one) a line, in the order of choice, the reserve last
 batch.csv images.json    the same for spreadsheets and for tools that read COCO's `images`
 images/                  the pictures
 labelstudio.json .xml    tasks to import, and the labelling interface
@@ -67,8 +67,8 @@ def export_batch(
     """Write a batch for people.
 
     Args:
-      rows: the selection, best first: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`. With
-        `question_id` and `question` in them, questions go out, and people write the answers only.
+      rows: the selection, in the order of choice: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`.
+        With `question_id` and `question` in them, questions go out, and people write the answers only.
       run: its name, for people.
       images: picture of an image id: encoded bytes, a file, or RGB `[H,W,3]` u8; None where there is none.
       suggest: whether annotators see the questions that the strategy had in mind: it saves writing and anchors them.

@@ -21,7 +21,7 @@ class Selection(NamedTuple):
     """What a strategy chose.
 
     Attributes:
-      rows: `[k]` i64, distinct positions in the pool, best first.
+      rows: `[k]` i64, distinct positions in the pool, in the order of choice: best first, or spread.
       score: `[N]` f64, larger = sooner; None where images are not scored one by one.
       notes: more about each image of the pool, `[N, ...]`, for the record.
     """

@@ -32,8 +32,7 @@ def chosen(how: str, rows: np.ndarray, k: int, features: np.ndarray) -> np.ndarr
     "type_quota": again and again the best candidate of the type that was chosen least often, of types that were chosen
     equally often the best candidate of all. So each type that occurs has `k / T` places or all that it can fill.
 
-    The order is that of choice: the first of the choice are the choice of fewer, and a reserve behind a batch does not
-    change it.
+    The order is that of choice: the first of the choice are the choice of fewer among the same candidates.
 
     Args:
       how: one of these.

@@ -41,11 +41,11 @@ class Taken(NamedTuple):
 
 class Exported(NamedTuple):
     """A batch: its `folder`, the labelled images `gold` that test people, and the `duplicates` that were left out, each
-    with the item that it equals."""
+    with the item that it equals (as JSON has it: ids as strings)."""
 
     folder: Path
     gold: list[int]
-    duplicates: dict[int, int]
+    duplicates: dict[str, int]
 
 
 def export(run: RunFolder, round: int, world: World) -> Exported:
@@ -57,7 +57,7 @@ def export(run: RunFolder, round: int, world: World) -> Exported:
     )  # fmt: skip
     write_json(run.folder(round) / ANSWERS, world.answers)
     (run.folder(round) / QUALITY).unlink(missing_ok=True)  # of a round that was rolled back
-    return Exported(folder, chosen, copies)
+    return Exported(folder, chosen, {str(copy): first for copy, first in copies.items()})
 
 
 def write_batch(

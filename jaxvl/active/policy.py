@@ -84,7 +84,7 @@ def programs(width: int, lr: float, episodes: int) -> tuple[SelectionPolicy, Any
 
 
 class State(NamedTuple):
-    """What an update changes: the policy's `weights`, `opt`, and `baseline` (of `S` or more), what choices were worth."""
+    """What an update changes: the policy's `weights`, `opt`, and `baseline` (`S` or more), what choices were worth."""
 
     weights: PyTree
     opt: PyTree

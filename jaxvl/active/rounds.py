@@ -256,11 +256,7 @@ class Run:
         where, gold, copies = people.export(self.folder, round, self.world)
         mixed = f", {len(gold)} images with known labels among it" if gold else ""
         self._tell(round, f"a batch for people is in {where}{mixed}")
-        about = {
-            "batch": str(where.relative_to(self.folder.path)),
-            "gold": gold,
-            "duplicates": {str(i): j for i, j in copies.items()},
-        }
+        about = {"batch": str(where.relative_to(self.folder.path)), "gold": gold, "duplicates": copies}
         return {**about, "files": (ANSWERS,)}
 
     def _imported(self, round: int) -> dict[str, Any]:
@@ -316,8 +312,7 @@ class Run:
     def preview(self, ids: Sequence[int]) -> tuple[int, list[dict[str, Any]]]:
         """(round, lines as of `selection.jsonl`) for any images, by the newest round whose models are there.
 
-        Nothing is written. Every image gets a line, in the order of choice. Where items are questions, `ids` are of
-        the pool's.
+        Nothing is written. Every image gets a line, as chosen. Where items are questions, `ids` are of the pool's.
 
         Raises:
           RunError: no round has models yet, an image has no features, or a question is not in the pool.

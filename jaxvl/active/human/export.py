@@ -67,7 +67,7 @@ def export_batch(
     """Write a batch for people.
 
     Args:
-      rows: the selection, in the order of choice: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`.
+      rows: the selection in the order of choice: `rank`, `image_id`, `score`, and `n_match`, `contributors`, `reserve`.
         With `question_id` and `question` in them, questions go out, and people write the answers only.
       run: its name, for people.
       images: picture of an image id: encoded bytes, a file, or RGB `[H,W,3]` u8; None where there is none.

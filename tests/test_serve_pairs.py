@@ -157,6 +157,8 @@ def test_the_stage_is_the_first_of_the_run_that_is_no_teacher(tmp_path, model):
     (root / "vqa").mkdir()
     (root / "vqa/result.json").touch()
     assert answering_stage(config, root, None) == "vqa"
+    config = pair_run.tiny().get_config("scale=tiny,ablation=distill=cmd")  # it taught in pre-training only
+    assert answering_stage(config, root, None) == "vqa"
     with pytest.raises(cfg.ConfigError, match="did you mean 'vqa"):
         jaxvl.load(root, stage="vqe")
 

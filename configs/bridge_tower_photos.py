@@ -2,8 +2,8 @@
 
 `flickr8k`: does a photo entail a sentence (three classes); `coco_vqa`: yes/no questions about COCO photos; `nlvr1`: is
 a statement true of a drawing. `JAXVL_DATA` names the folder of `flickr8k/`, `coco_vqa/`, `nlvr1/`, `vocab.txt`, which
-`python -m jaxvl.data vocabulary` learns from their training texts (4,000 pieces: with the 30,522 of BERT, half of a
-step goes into masked words). All weights start from nothing. Chains and stages are those of configs/bridge_tower.py;
+`python -m jaxvl.data vocabulary` learns from their training texts (4,000 pieces; why: docs/results.md). All
+weights start from nothing. Chains and stages are those of configs/bridge_tower.py;
 whatever the task, its stages are called `vqa`, so that launch/reproduce.py finds the score of every variant there.
 """
 

@@ -23,11 +23,7 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 EVERY = {path.stem: config_file(path) for path in FILES}
 MODULES = {name: module for name, module in EVERY.items() if "active" not in module.get_config("")}
 SCALES = [(name, scale) for name, module in MODULES.items() for scale in module.SCALES]
-CASES = [  # `small` differs from `tiny` in numbers only, so its ablations are those of `tiny`
-    (*case, ablation)
-    for case in SCALES
-    for ablation in (None, *(MODULES[case[0]].ABLATIONS if case[1] != "small" else ()))
-]
+CASES = [(*case, ablation) for case in SCALES for ablation in (None, *MODULES[case[0]].ABLATIONS)]
 
 
 def load(name, scale, ablation=None):

@@ -18,9 +18,8 @@ from jaxvl.data.answers import vqa_v2_answers
 from jaxvl.data.arrow import COLUMNS as KINDS
 from jaxvl.data.check import FORMATS, Layout, check
 from jaxvl.data.records import read_json
+from jaxvl.data.text import SETTINGS, configured_lowercase
 from jaxvl.data.word_pieces import FIELDS, learn, texts
-
-SETTINGS = "tokenizer_config.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +85,7 @@ def _settings(vocabulary: Path, *, lowercase: bool) -> dict[str, Any]:
     """
     path = vocabulary.with_name(SETTINGS)
     there = read_json(path) if path.exists() else {}
-    if path.exists() and bool(there.get("do_lower_case", True)) != lowercase:
+    if path.exists() and configured_lowercase(path) != lowercase:
         case = "keep" if lowercase else "fold"
         raise ValueError(f"{path}: vocabularies of this folder {case} case; give --output in another folder")
     return {**there, "do_lower_case": lowercase}

@@ -46,7 +46,9 @@ def aligned(ours: Tokenizer, theirs: Tokenizer, text: str, length: int) -> dict[
         raise ValueError(f"a text length of {length} leaves no room for a word between the special tokens")
     sides = [pieces(tokenizer, text) for tokenizer in (ours, theirs)]
     numbers = words([side.spans for side in sides])
-    kept = max(_kept(numbers, room=length - 2), int(all(numbers)))
+    kept = _kept(numbers, room=length - 2)
+    if not kept and all(numbers):  # both sides have pieces, and not one word fits
+        kept = 1
     arrays: dict[str, np.ndarray] = {}
     for prefix, tokenizer, side, number in zip(("", "teacher_"), (ours, theirs), sides, numbers, strict=True):
         count = min(sum(n < kept for n in number), length - 2)

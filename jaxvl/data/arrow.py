@@ -245,6 +245,7 @@ class _Rows:
         self._numbers: dict[str, int] = {}
 
     def captions(self, row: Row, at: dict[str, int], table: str) -> None:
+        """Keep an image with all its captions, or with each alone."""
         texts = _strings(row, "caption")
         if texts is None:
             return
@@ -259,6 +260,7 @@ class _Rows:
             self._add({"image": image, "captions": part, **at}, row, image_id=f"{collection}/{image}")
 
     def vqa(self, row: Row, at: dict[str, int], table: str) -> None:
+        """Keep each question about the image, with its answers."""
         questions, ids = _strings(row, "questions"), row.get("question_id")
         if questions is None or not _parallel(row, len(questions), "question_id", ids):
             return
@@ -290,6 +292,7 @@ class _Rows:
             self._add(record, row, image_id=image if image_id is None else image_id)
 
     def nlvr2(self, row: Row, at: dict[str, int], table: str) -> None:
+        """Keep each sentence about the two images, with its truth."""
         sentences, answers = _strings(row, "questions"), _strings(row, "answers")
         if sentences is None or not _parallel(row, len(sentences), "answers", answers):
             return
@@ -308,6 +311,7 @@ class _Rows:
             self._add(record, row, image_id=numbers[0], held_with=of_set)
 
     def snli(self, row: Row, at: dict[str, int], table: str) -> None:
+        """Keep each hypothesis about the image, with its label."""
         if row.has("sentences"):
             pairs, labels = row.get("sentences"), row.get("labels")
             if any(len(pair) != 2 for pair in pairs):

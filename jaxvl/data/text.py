@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")  # the same parts, of byte-level BPE
+SETTINGS = "tokenizer_config.json"  # beside a vocab.txt
 SPACE = "\u0120"  # how byte-level BPE writes the space before a word
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
 _SPACES = re.compile(r"\s+")
@@ -89,7 +90,7 @@ class Tokenizer:
             return cls(_from_json(path), origin=str(path))
         tokens = path.read_text(encoding="utf-8").splitlines()
         if lowercase is None:
-            lowercase = _configured_lowercase(path.with_name("tokenizer_config.json"))
+            lowercase = configured_lowercase(path.with_name(SETTINGS))
         return cls(word_piece(tokens, lowercase, origin=str(path)), origin=str(path))
 
     @cached_property
@@ -200,7 +201,8 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
         raise ValueError(f"{path}: not a tokenizer.json of the `tokenizers` library ({error})") from error
 
 
-def _configured_lowercase(config: Path) -> bool:
+def configured_lowercase(config: Path) -> bool:
+    """Whether vocabularies beside this `tokenizer_config.json` fold case; they do where there is none."""
     if not config.is_file():
         return True
     return bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))

@@ -32,11 +32,11 @@ def texts(files: Sequence[str | Path], *, fields: Sequence[str] = FIELDS) -> Ite
             raise DataError(f"{file}: no text; looked for {', '.join(fields)}. Name the fields with --field")
 
 
-def learn(words: Iterable[str], *, size: int, lowercase: bool = True) -> list[str]:
+def learn(lines: Iterable[str], *, size: int, lowercase: bool = True) -> list[str]:
     """A WordPiece vocabulary of at most `size` pieces; the position is the id, the special tokens come first.
 
     Args:
-      words: texts; the same ones give the same vocabulary.
+      lines: texts; the same ones give the same vocabulary.
       lowercase: fold case and accents, as BERT's uncased tokenizer does.
 
     Raises:
@@ -45,7 +45,7 @@ def learn(words: Iterable[str], *, size: int, lowercase: bool = True) -> list[st
     backend = word_piece(list(SPECIAL_TOKENS), lowercase, origin="special tokens")
     trained = tokenizers.Tokenizer(backend.model)
     trained.normalizer, trained.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
-    known = list(words)
+    known = list(lines)
     # The trainer numbers characters within words by a hash map, in another order each time, and settles ties by number:
     # with their places given, the same texts have the same vocabulary.
     parts = {word for text in known for word in _words(trained, text)}

@@ -114,10 +114,9 @@ def from_stores(cached: CachedModel, dtype: str) -> np.ndarray:
     return cached.answer(text, shown)
 
 
-CASES = [  # every order with every mapping, both orders with two images
-    ("nlvr2", dict(order="pre", mapping="top")), ("nlvr2", dict(order="post", mapping="cumulative")),
-    ("vqa", dict(order="pre", mapping="cross")), ("vqa", dict(order="post", mapping="cross")),
-    ("vqa", dict(order="pre")), ("snli_ve", dict(order="pre", mapping="cumulative")),
+CASES = [
+    *(("nlvr2", dict(order=order, mapping=m)) for order in ("pre", "post") for m in ("top", "cross", "cumulative")),
+    ("vqa", dict(order="pre")), ("snli_ve", dict(order="post", mapping="cumulative")),
     ("vqa", dict(order="post", bridge="none")), ("vqa", dict(order="pre", bridge="interpolate")),
     ("vqa", dict(interaction="shallow")), ("vqa", dict(interaction="virt")),
 ]  # fmt: skip

@@ -94,17 +94,23 @@ def export_batch(
     duplicates: dict[int, int] = {}
     seen: dict[tuple[str, str], int] = {}
     entries: list[dict[str, Any]] = []
-    for image_id in gold:  # wherever they stand in the batch: what equals a labelled image is its duplicate
-        mark = (digests or {}).get(image_id)
-        _first(seen, {"image_id": int(image_id)}, mark, _picture(images, image_id))
+    known_pictures = {int(i): _picture(images, int(i)) for i in gold}
+    for (
+        image_id,
+        picture,
+    ) in known_pictures.items():  # wherever they stand: what equals a labelled image is its duplicate
+        _first(seen, {"image_id": image_id}, (digests or {}).get(image_id), picture)
     for row in _with_gold(rows, gold, rng):
         image_id, item = int(row["image_id"]), item_of(row)
         asked = row.get("contributors") or (known or {}).get(image_id) or []
         entry = _entry(row, asked, run=run, round=round, suggest=suggest, questions=questions)
         entry["rank"] = len(entries) + 1
         entry["url"] = url % image_id if url else None
-        encoded = _picture(images, image_id)
-        first = None if image_id in gold else _first(seen, row, (digests or {}).get(image_id), encoded)
+        if image_id in known_pictures:
+            encoded, first = known_pictures[image_id], None
+        else:
+            encoded = _picture(images, image_id)
+            first = _first(seen, row, (digests or {}).get(image_id), encoded)
         if first is not None:
             duplicates[item] = first
             continue

@@ -36,7 +36,7 @@ def test_k_center_equals_a_naive_search():
 
 
 @pytest.mark.parametrize("k", range(1, 9))
-def test_quotas_are_even_filled_by_score_and_the_same_in_front_of_a_reserve(k):
+def test_quotas_are_even_filled_by_score_and_those_of_fewer_come_first(k):
     kinds = np.array([0, 0, 0, 2, 0, 2, 0, 0])  # type 2 has two candidates only: the rest are of type 0
     assert chosen("type_quota", np.arange(8), k, kinds).tolist() == [0, 3, 1, 5, 2, 4, 6, 7][:k]
 

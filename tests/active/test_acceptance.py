@@ -28,7 +28,7 @@ def exact():
 def test_the_oracle_is_the_double_loop_and_the_scorer_is_exact(exact):
     truth = small.pairs(small.params())
     score, mask, _ = small.brute(truth, small.request())
-    np.testing.assert_allclose(exact["strength"], truth["T"], atol=1e-6)
+    np.testing.assert_allclose(exact["strength"], truth["T"], atol=1e-5)  # f32 encodings, compiled and not
     np.testing.assert_allclose(exact["f"], truth["f"], atol=1e-9)
     np.testing.assert_array_equal(exact["counts"], mask)
     np.testing.assert_allclose(exact["score"], score, rtol=1e-9)

@@ -112,10 +112,15 @@ def tokens(tok: Tokenizer) -> dict[str, Any]:
 def model(config: ConfigDict, stage: str, vocab_size: int, answers: list[str] | None = None) -> Any:
     """The stage's model: `config.model` under the stage's own `model` section, in the run's precision.
 
-    A model with a classification head gets as many classes as there are `answers`.
+    A model with a classification head gets as many classes as there are `answers`; ConfigError if it asks for others.
     """
     section = merged(config, stage)
     if answers is not None and "classes" in section:
+        if section["classes"] not in (None, len(answers)):
+            raise ConfigError(
+                f"stage {stage}: model.classes={section['classes']}, but config.stages.{stage}.answers has "
+                f"{len(answers)}: give the list that the model is meant for, or classes=None"
+            )
         section["classes"] = len(answers)
     precision = config.precision
     if precision.compute not in ("float32", "bfloat16"):
@@ -306,6 +311,9 @@ def stage(
         raise ConfigError(
             f"stage {name}: accumulate={section.accumulate} must divide batch_size={section.batch_size}"
         )
+    best = section.eval.get("best")
+    if best is not None and best.split("/")[0] not in section.evals:
+        raise unknown(f"evaluator in config.stages.{name}.eval.best:", best.split("/")[0], section.evals)
     # No steps at all: the stage only loads weights and evaluates them.
     steps = section.steps if section.steps is not None else math.ceil(section.epochs * updates)
     made = task(config, name, tok, answers, updates, theirs)

@@ -242,13 +242,13 @@ class Checkpoints:
         return unflatten_dict(flat, sep="/")
 
     @staticmethod
-    def last_params(directory: str | os.PathLike[str]) -> dict[str, Any]:
-        """Parameters of the newest complete step of a checkpoint directory; see `params`."""
+    def last_params(directory: str | os.PathLike[str], *, step: int | None = None) -> dict[str, Any]:
+        """Parameters of a complete step of a checkpoint directory, None = the newest; see `params`."""
         root = epath.Path(directory)
         steps = _complete_steps(root)
         if not steps:
             raise FileNotFoundError(f"{root}: no complete checkpoint; train that stage first")
-        return Checkpoints.params(root / str(max(steps)) / PARAMS)
+        return Checkpoints.params(root / str(max(steps) if step is None else step) / PARAMS)
 
     def _complete(self, step: int) -> dict[str, Any]:
         meta = _read_meta(self.directory / str(step))

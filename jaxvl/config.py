@@ -60,7 +60,7 @@ def stage(**values: Any) -> dict[str, Any]:
         accumulate=1,
         epochs=1,
         steps=None,
-        eval=dict(every_epochs=None, batch_size=64, examples=None),
+        eval=dict(every_epochs=None, batch_size=64, examples=None, best=None),
     )
     return {**shared, **values}
 

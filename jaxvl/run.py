@@ -22,7 +22,8 @@ from jaxvl import build
 from jaxvl import config as cfg
 from jaxvl.atomic import write_json
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.interop import foreign_params, load_params
+from jaxvl.data.text import Tokenizer
+from jaxvl.interop import class_labels, foreign_params, load_params
 from jaxvl.log import Log, Progress, table
 from jaxvl.models.layers import stack_layers, unstack_layers
 from jaxvl.models.transfer import Report, adapt, lacking
@@ -83,6 +84,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         tok = build.tokenizer(config, root if begun(root) else None)
         theirs = build.teacher_tokenizer(config, root if begun(root) else None)
         stages = [build.stage(config, name, tok, root, theirs) for name in waiting]
+        for name in waiting:
+            check_words(config, name, *build.reading(config, name, tok, theirs))
     except FileNotFoundError as e:
         raise FileNotFoundError(all_missing(config, waiting, root) or str(e)) from e
     if stages and jax.process_index() == 0:
@@ -218,8 +221,13 @@ def run_stage(
         accumulate=stage.config.accumulate,
         eval_batch_size=stage.config.eval.batch_size,
     )
+    best = stage.config.eval.get("best")
     checkpoints = Checkpoints(
-        folder / "checkpoints", keep=config.checkpoint.keep, unstack=unstack_layers, stack=stack_layers
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        best=best,
+        unstack=unstack_layers,
+        stack=stack_layers,
     )
     step = checkpoints.latest()
     load = initial_params(stage, root) if step is None else None
@@ -229,9 +237,17 @@ def run_stage(
     log = Log(folder, append_from_step=step)
     try:
         state = fit(config, stage, trainer, state, checkpoints, log, schedule, sigterm)
-        metrics = evaluate(stage, trainer, state)
+        metrics = evaluate(stage, trainer, state.params)
         log.write_scalars(stage.steps, metrics)
         log.plot()
+        result: dict[str, Any] = {"steps": stage.steps}
+        if best is not None:
+            result["chosen"] = better(checkpoints, metrics, last=stage.steps)
+            if result["chosen"] != stage.steps:
+                metrics = evaluate(
+                    stage, trainer, checkpoints.restore(result["chosen"], trainer.abstract).params
+                )
+            print(f"{stage.name}: {best} is best after update {result['chosen']} of {stage.steps}")
     finally:
         checkpoints.close()
         log.close()
@@ -239,7 +255,22 @@ def run_stage(
         if stage.answers is not None:
             write_json(folder / "answers.json", stage.answers)
         seconds = round(time.monotonic() - started, 1)
-        write_json(folder / RESULT, {"steps": stage.steps, "seconds": seconds, "metrics": metrics})
+        write_json(folder / RESULT, {**result, "seconds": seconds, "metrics": metrics})
+
+
+def better(checkpoints: Checkpoints, metrics: Mapping[str, float], *, last: int) -> int:
+    """The step of the best evaluation so far: `last`, whose scores are `metrics`, unless an earlier one beats it."""
+    name, step = str(checkpoints.best_name), checkpoints.best()
+    if name not in metrics:
+        raise cfg.unknown("eval.best", name, metrics)
+    return step if step is not None and checkpoints.meta(step)["metrics"][name] > metrics[name] else last
+
+
+def chosen_params(folder: Path) -> PyTree:
+    """Parameters of a finished stage: those of its result's `chosen` step (`eval.best`), else the last ones."""
+    path = folder / RESULT
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return Checkpoints.last_params(folder / "checkpoints", step=found.get("chosen"))
 
 
 def fit(
@@ -258,7 +289,7 @@ def fit(
     evaluation = None
     if every:
         evaluation = Evaluation(
-            lambda s: evaluate(stage, trainer, s), every=max(1, int(every * stage.steps_per_epoch))
+            lambda s: evaluate(stage, trainer, s.params), every=max(1, int(every * stage.steps_per_epoch))
         )
     with Progress(stage.name, total=stage.steps, start=int(state.step)) as progress:
         return trainer.fit(
@@ -281,11 +312,11 @@ def fit(
         )
 
 
-def evaluate(stage: build.Stage, trainer: Trainer, state: TrainState) -> dict[str, float]:
+def evaluate(stage: build.Stage, trainer: Trainer, params: PyTree) -> dict[str, float]:
     """All evaluators of a stage on its validation source; keys are `evaluator/metric`."""
     if stage.val is None:
         return {}
-    predict = bind(trainer, state.params)
+    predict = bind(trainer, params)
     scores = {name: evaluator(predict, stage.val) for name, evaluator in stage.evals.items()}
     return {f"{name}/{key}": float(v) for name, group in scores.items() for key, v in group.items()}
 
@@ -308,6 +339,9 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
             params, note = adapt(foreign_params(weights, params, take=take), params)
             towers = set(weights) & {"vision", "text"}  # any other kind holds the whole model
             check_whole(note, f"{where}.weights={weights}", lacking(note, towers))
+            if "class_head/fc2/kernel" in note.taken:
+                for path in weights.values():
+                    check_answers(f"{where}.weights={weights}", class_labels(path), stage.answers)
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")
             filled.update(note.taken, note.resized)
         if source is not None:
@@ -377,16 +411,48 @@ def check_answers(where: str, theirs: list[str] | None, ours: list[str] | None) 
         (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
     )
     raise ValueError(
-        f"{where}: the teacher's list of answers differs from this stage's, first at position {at} "
-        f"({len(theirs)} and {len(ours)} answers): soft labels would teach wrong answers. Use the same answers.file."
+        f"{where}: its list of answers differs from this stage's, first at position {at} ({len(theirs)} and "
+        f"{len(ours)} answers): every class would mean another answer. Use one answers.file; the config.json of a "
+        "Hugging Face model (id2label) can be that file."
     )
+
+
+def check_words(config: ConfigDict, stage: str, ours: Tokenizer, theirs: Tokenizer | None) -> None:
+    """Raise ConfigError if a file of another workdir was trained on other words than the stage reads.
+
+    Two learnt vocabularies can be of one size: shapes would fit, and every word would mean another.
+
+    Args:
+      ours, theirs: what the stage reads and what its teacher reads, if that is another (`build.reading`).
+    """
+    for (key, source), reads in (
+        (("init_from", config.stages[stage].init_from), ours),
+        (teacher_of(config, stage), theirs or ours),
+    ):
+        path = Path(source or "").absolute()  # workdir/stage/checkpoints/step/params.safetensors
+        if path.suffix != ".safetensors" or len(path.parents) < 4:
+            continue
+        folder, name = path.parents[3], path.parents[2].name
+        if not ((folder / "config.json").exists() and (folder / "tokenizer.json").exists()):
+            continue
+        before = cfg.load(folder / "config.json")
+        if name not in before.get("stages", {}):
+            continue
+        wrote, _ = build.reading(
+            before, name, build.tokenizer(before, folder), build.teacher_tokenizer(before, folder)
+        )
+        if difference := reads.difference(wrote):
+            raise cfg.ConfigError(
+                f"config.stages.{stage}.{key}={source!r} was trained on other words: {difference}. Give config.text."
+                f"vocab={str(folder / 'tokenizer.json')!r}, or a file that was trained on this run's words."
+            )
 
 
 def stage_params(source: str, root: Path) -> PyTree:
     """Parameters of a finished stage of this workdir, or of a `.safetensors` file in jaxvl's names."""
     if Path(source).suffix == ".safetensors":
         return load_params(source)
-    return Checkpoints.last_params(root / source / "checkpoints")
+    return chosen_params(root / source)
 
 
 def read_results(config: ConfigDict, root: Path) -> dict[str, Any]:

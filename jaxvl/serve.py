@@ -20,11 +20,10 @@ from jaxvl import config as cfg
 from jaxvl.cache import Built, CachedModel
 from jaxvl.cache.asking import Asker, by_key
 from jaxvl.cache.fingerprint import hash_bytes
-from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.formats import FORMATS
 from jaxvl.data.images import ImageTransform, to_rgb
 from jaxvl.data.text import clean_question
-from jaxvl.run import RESULT, enable_compilation_cache
+from jaxvl.run import RESULT, chosen_params, enable_compilation_cache
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
 
@@ -282,7 +281,7 @@ def load(
     trainer = Trainer(
         task, partition=Partition.create(mesh=dict(data=1, model=1), rules="dp"), eval_batch_size=batch_size
     )
-    params = trainer.place(Checkpoints.last_params(root / name / "checkpoints"))
+    params = trainer.place(chosen_params(root / name))
     images = build.images(config, name)
     if classifies(config, name):
         asker = make_asker(config, name, root, CachedModel(task.model, params, 0, batch_size), tok, images)
@@ -309,9 +308,10 @@ def answering_stage(config: Any, root: Path, stage: str | None) -> str:
     names = [n for n in config.stages if config.stages[n].answers is not None or classifies(config, n)]
     if stage is not None and stage not in names:
         raise cfg.unknown("answering stage", stage, names)
-    teachers = build.teachers(config)
+    own = config.model.name  # a stage with a model of another kind is a teacher, also where nobody is taught
+    later = build.teachers(config) | {n for n in names if config.stages[n].model.get("name", own) != own}
     run = list(config.run)
-    names.sort(key=lambda n: (n in teachers, run.index(n) if n in run else len(run)))
+    names.sort(key=lambda n: (n in later, run.index(n) if n in run else len(run)))
     done = [n for n in ([stage] if stage else names) if (root / n / RESULT).exists()]
     if not done:
         raise cfg.ConfigError(

@@ -365,12 +365,11 @@ class Trainer:
         meter = Meter(log, progress, log_every, steps, first, loader.batch_size, scalars)
         if first in checkpoints.steps():
             meter.resume(checkpoints.meta(first).get("window", {}))
-        alone = jax.process_count() == 1
         clock, done = time.monotonic(), first
 
-        def save(step: int, wait: bool = False) -> None:
+        def save(step: int, wait: bool = False, **more: Any) -> None:
             meter.drain(0)
-            record = {**meta, "step": step, "window": meter.window()}
+            record = {**meta, **more, "step": step, "window": meter.window()}
             checkpoints.save(step, state.replace(frozen=None), record, wait=wait)
 
         with contextlib.nullcontext(sigterm) if sigterm is not None else Sigterm() as stop:
@@ -382,16 +381,19 @@ class Trainer:
                 state, metrics, agreed = self.step(state, batch)
                 meter.push(done, host["id"], metrics, agreed, waited)
                 meter.drain(LAG)
-                if meter.stop or (alone and stop.is_set()):  # alone, there is nobody to agree with
+                if meter.stop or (stop.is_set() and jax.process_count() == 1):  # nobody to agree with
                     save(done, wait=True)
                     raise Preempted(done)
+                scores: dict[str, float] = {}
                 if evaluation and done % evaluation.every == 0 and done < steps:
                     meter.drain(0)
-                    log.write_scalars(done, dict(evaluation.run(state)))
+                    scores = dict(evaluation.run(state))
+                    log.write_scalars(done, scores)
                     if evaluation.stop():
                         break
-                if meter.save or (save_every_steps and done % save_every_steps == 0 and done < steps):
-                    save(done)
+                counted = bool(save_every_steps) and done % (save_every_steps or 1) == 0 and done < steps
+                if meter.save or counted or checkpoints.best_name in scores:
+                    save(done, metrics=scores)
                     clock = time.monotonic()
                     meter.save = False  # the wishes of the steps in flight are met as well
             if done > first or checkpoints.latest() != done:
@@ -471,13 +473,10 @@ def check_finite(step: int, metrics: Mapping[str, Any], ids: np.ndarray) -> None
 
 def timed(batches: Iterator[Any]) -> Iterator[tuple[float, Any]]:
     """Each batch with the seconds that the loop waited for it."""
-    while True:
-        start = time.monotonic()
-        try:
-            item = next(batches)
-        except StopIteration:
-            return
+    start = time.monotonic()
+    for item in batches:
         yield time.monotonic() - start, item
+        start = time.monotonic()
 
 
 class Sigterm(threading.Event):

@@ -144,7 +144,7 @@ def answer() -> None:
     names = ("image", "image2")[: model.images]
     for number, (row, _) in enumerate(asked, start=1):
         for name in names:
-            if row.get(name) not in kept:
+            if not isinstance(row.get(name), str) or row[name] not in kept:
                 where = f"{QUESTIONS.value}, row {number}, field {name!r}" if QUESTIONS.value else f"--{name}"
                 raise InputError(
                     f"{where}: {row.get(name)!r} is not in {store} (a key there: {next(iter(kept.keys()), None)!r}); "

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         print(e, file=sys.stderr)
         sys.stderr.flush()
         os._exit(42) if MULTIHOST.value or COORDINATOR.value else sys.exit(42)
-    except (ValueError, FileNotFoundError, KeyError) as e:
+    except (ValueError, FileNotFoundError, KeyError, ImportError) as e:  # the last: an optional package
         if os.environ.get("JAXVL_TRACEBACK"):
             raise
         message = e.args[0] if isinstance(e, KeyError) and e.args else e

@@ -109,6 +109,21 @@ def test_every_stage_of_every_config_scale_and_ablation_has_shapes(name, scale, 
             assert ("class_head" in params) == (config.stages[stage].task.name == "classify")
 
 
+def test_towers_that_start_from_the_teacher_load_no_other_files():
+    stages = load("bridge_tower", "paper", "from_teacher").stages
+    assert stages.pretrain.init_from == "teacher_pretrain" and stages.teacher_pretrain.weights.vilt
+    assert not build.weights_files(stages.pretrain) and not build.weights_files(stages.plain_pretrain)
+    assert len(build.weights_files(load("bridge_tower", "paper").stages.pretrain)) == 2
+
+
+def test_a_model_of_a_known_number_of_classes_refuses_another_list_of_answers():
+    config = load("bridge_tower", "paper")
+    with pytest.raises(
+        cfg.ConfigError, match=r"stage vqa: model.classes=3129, but config.stages.vqa.answers has 2"
+    ):
+        build.model(config, "vqa", 100, ["yes", "no"])
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_every_ablation_changes_its_config_or_says_that_it_does_not(name, capsys):
     # `small` has no queue and uniform negatives already: docs/decisions/0004-small-recipe.md

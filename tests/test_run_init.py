@@ -14,6 +14,7 @@ from tiny_run import ROOT, config_file
 
 from jaxvl import build
 from jaxvl.config import ConfigError
+from jaxvl.data.answers import read_answers
 from jaxvl.interop import WeightsError, save_params, save_safetensors
 from jaxvl.models.hyper_albef import HyperALBEF
 from jaxvl.models.layers import unstack_layers
@@ -40,13 +41,14 @@ def model(*, fusion: int = 2) -> dict:
     }
 
 
-def load(fresh: dict, **config) -> dict:
+def load(fresh: dict, *, answers: list[str] | None = None, **config) -> dict:
     """`fresh` as the stage "vqa" would start with this config."""
     weights = dict(vision=None, text=None, albef=None) | config.pop("weights", {})
     stage = SimpleNamespace(
         name="vqa",
         config=ConfigDict(dict(init_from=None, weights=weights) | config),
         task=SimpleNamespace(renames=()),
+        answers=answers,
     )
     return initial_params(stage, Path("workdir"))(fresh)
 
@@ -108,6 +110,23 @@ def test_foreign_weights_must_fill_their_towers(kind, monkeypatch):
     monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: without(whole, part))
     with pytest.raises(ValueError, match=rf"stages\.vqa\.weights=.*{kind}.*only part of the model.*{part}"):
         load(model(), weights={kind: "file"})
+
+
+def test_a_published_head_of_other_answers_is_refused(tmp_path, monkeypatch):
+    fresh = {**model(), "class_head": {"fc2": {"kernel": np.zeros((2, 2), np.float32)}}}
+    monkeypatch.setattr("jaxvl.run.foreign_params", lambda weights, like, take: fresh)
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "yes", "1": "no"}}')
+    load(fresh, weights={"vilt": str(tmp_path)}, answers=["yes", "no"])
+    assert read_answers(tmp_path / "config.json") == ["yes", "no"]
+    with pytest.raises(
+        ValueError, match=r"weights=.* list of answers differs .* position 0 \(2 and 3 answers\)"
+    ):
+        load(fresh, weights={"vilt": str(tmp_path)}, answers=["no", "yes", "two"])
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}')  # no names at all
+    load(fresh, weights={"vilt": str(tmp_path)}, answers=["no", "yes"])
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"config\.json: not the JSON object"):
+        load(fresh, weights={"vilt": str(tmp_path)}, answers=["no", "yes"])
 
 
 def shapes(model_config: dict, **more) -> dict:

@@ -10,10 +10,11 @@ import numpy as np
 import pair_run
 import pytest
 
+from jaxvl import build
 from jaxvl import config as cfg
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.interop import load_params
-from jaxvl.run import RESULT, run
+from jaxvl.run import RESULT, chosen_params, run
 
 STEPS = 4
 
@@ -54,10 +55,50 @@ def test_a_teacher_of_other_answers_is_refused(tmp_path):
     path = tmp_path / "teacher_vqa/answers.json"
     answers = json.loads(path.read_text())
     path.write_text(json.dumps(answers[::-1]))
-    with pytest.raises(
-        ValueError, match="teacher='teacher_vqa': the teacher's list of answers differs .* position 0"
-    ):
+    with pytest.raises(ValueError, match="teacher='teacher_vqa': its list of answers differs .* position 0"):
         run(config, tmp_path)
+
+
+def test_a_file_that_was_trained_on_other_words_is_refused_before_any_work(tmp_path):
+    other = tmp_path / "other"
+    pair_run.write(other, "teacher_vqa", "vqa")
+    words = json.loads((other / "tokenizer.json").read_text())
+    vocab = words["model"]["vocab"]
+    vocab["red"], vocab["blue"] = vocab["blue"], vocab["red"]  # as many words, in another order
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    for key, stage in (("teacher.params", "teacher_vqa"), ("init_from", "vqa")):
+        params = str(other / stage / "checkpoints/1/params.safetensors")
+        config = student(tmp_path / stage, **{f"stages__vqa__{key.replace('.', '__')}": params})
+        with pytest.raises(
+            cfg.ConfigError, match=rf"vqa\.{key}=.* other words: id \d+ is '(red|blue)' here and '"
+        ):
+            run(config, tmp_path / stage)
+        assert not (tmp_path / stage / "vqa").exists()
+
+
+def test_the_best_of_several_evaluations_is_the_result_and_what_others_start_from(tmp_path, monkeypatch):
+    score = {1: 5.0, 2: 9.0, 3: 9.0, 4: 7.0}
+    seen = []
+
+    def evaluate(stage, trainer, params):
+        seen.append(float(np.abs(params["class_head"]["fc2"]["bias"]).sum()))
+        return {"vqa/accuracy": score.get(len(seen), 8.5)}
+
+    monkeypatch.setattr("jaxvl.run.evaluate", evaluate)
+    config = student(tmp_path, stages__vqa__eval__best="vqa/accuracy", stages__vqa__evals={"vqa": {"name": "vqa"}},
+                     stages__vqa__eval__every_epochs=0.25, checkpoint__keep=1, checkpoint__every_steps=None)  # fmt: skip
+    run(config, tmp_path)
+    result = json.loads((tmp_path / "vqa" / RESULT).read_text())
+    assert result["chosen"] == 3 and result["metrics"] == {
+        "vqa/accuracy": 8.5
+    }  # the later of equals, scored again
+    assert len(seen) == 5 and seen[4] == seen[2] != seen[3]
+    best, last = (Checkpoints.last_params(tmp_path / "vqa/checkpoints", step=step) for step in (3, None))
+    jax.tree.map(np.testing.assert_array_equal, chosen_params(tmp_path / "vqa"), best)
+    assert np.abs(best["class_head"]["fc2"]["bias"] - last["class_head"]["fc2"]["bias"]).max() > 0
+    config.stages.vqa.eval.best = "vqe/accuracy"
+    with pytest.raises(cfg.ConfigError, match="eval.best: 'vqe': did you mean 'vqa'"):
+        build.stage(config, "vqa", build.tokenizer(config), tmp_path)
 
 
 def test_a_teacher_of_another_task_is_refused(tmp_path):

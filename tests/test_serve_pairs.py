@@ -136,6 +136,8 @@ def test_two_images_and_entailment(root, pictures):
     want = every(pairs, pictures[:2], QUESTIONS[0], image2=pictures[2:])
     assert np.abs(want - every(pairs, pictures[2:], QUESTIONS[0], image2=pictures[:2])).max() > 1e-4
     pairs.cache(pictures, dtype="float32")
+    with pytest.raises(ValueError, match="in memory holds float32 records"):
+        pairs.cache(pictures, dtype="int8")
     np.testing.assert_allclose(every(pairs, pictures[:2], QUESTIONS[0], image2=pictures[2:]), want, atol=1e-5)
     with pytest.raises(ValueError, match="give image2 too"):
         pairs.answer(pictures[0], QUESTIONS[0])
@@ -158,6 +160,8 @@ def test_the_stage_is_the_first_of_the_run_that_is_no_teacher(tmp_path, model):
     (root / "vqa/result.json").touch()
     assert answering_stage(config, root, None) == "vqa"
     config = pair_run.tiny().get_config("scale=tiny,ablation=distill=cmd")  # it taught in pre-training only
+    assert answering_stage(config, root, None) == "vqa"
+    config = pair_run.tiny().get_config("scale=tiny,ablation=distill=none")  # it taught nobody
     assert answering_stage(config, root, None) == "vqa"
     with pytest.raises(cfg.ConfigError, match="did you mean 'vqa"):
         jaxvl.load(root, stage="vqe")

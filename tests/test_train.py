@@ -114,8 +114,8 @@ def example():
     return next(Batches().batches(0, 1))
 
 
-def fit(t, folder, *, steps, state=None, loader=None, log=None, **kwargs):
-    checkpoints = Checkpoints(folder)
+def fit(t, folder, *, steps, state=None, loader=None, log=None, checkpoints=None, **kwargs):
+    checkpoints = checkpoints or Checkpoints(folder)
     state = t.init(example()) if state is None else state
     kwargs = dict(save_every_seconds=None, log_every=1, meta={}) | kwargs
     try:
@@ -277,6 +277,15 @@ def test_a_second_run_of_another_seed_and_table_of_rates_compiles_nothing(tmp_pa
     assert t.traces == {"init": 1, "step": 1}
     np.testing.assert_array_equal(weights[0], weights[2])  # nothing of the run between is left
     assert np.abs(weights[0] - weights[1]).max() > 0.01
+
+
+def test_evaluated_states_are_kept_with_their_scores_if_a_best_one_is_wanted(tmp_path):
+    scores = iter([2.0, 5.0, 3.0, 4.0, 1.0])
+    checkpoints = Checkpoints(tmp_path, keep=1, best="held/accuracy")
+    evaluation = Evaluation(lambda state: {"held/accuracy": next(scores)}, every=5)
+    fit(trainer(), tmp_path, steps=30, evaluation=evaluation, checkpoints=checkpoints)
+    assert checkpoints.best() == 10 and checkpoints.steps() == [10, 30]
+    assert checkpoints.meta(10)["metrics"] == {"held/accuracy": 5.0} and "metrics" not in checkpoints.meta(30)
 
 
 def test_an_evaluation_can_end_training_and_the_last_state_is_saved(tmp_path):

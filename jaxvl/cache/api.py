@@ -296,6 +296,8 @@ class CachedModel:
         count = len(padded.x)
         rows = [np.arange(count)] * len(images) if image_index is None else image_index
         most = max(len(image.x) for image in images)
+        if max(count, most) > self.batch_size:
+            raise ValueError(f"{count} texts and {most} images in a batch of at most {self.batch_size}")
         places = next(n for n in (1, -(-self.batch_size // 4), self.batch_size) if n >= most)
         shown = [image._replace(x=_axis(image.x, places, axis=0)) for image in images]
         index = [_axis(np.asarray(r, np.int32), self.batch_size, axis=0) for r in rows]

@@ -105,6 +105,10 @@ class Asker:
         given = {name: how.pop(name) for name in ("dtype", "shard_bytes") if name in how}
         used = self.stores.get(modality)
         if path is None and used is not None and used.path is None:
+            if given.get("dtype", used.dtype) != used.dtype:
+                raise ValueError(
+                    f"the store in memory holds {used.dtype} records: leave dtype out, or give a folder"
+                )
             return used
         where = used.path if path is None and used is not None else path
         made_by = self.fingerprint(modality)

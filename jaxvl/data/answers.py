@@ -147,8 +147,8 @@ def build_answers(
 def read_answers(path: str | Path) -> list[str]:
     """Candidate answers of a file, in its order.
 
-    Reads a JSON list of strings (`answer_list.json`), a JSON `{answer: index}` or `[{answer: index}, ...]`, or text
-    with one answer a line.
+    Reads a JSON list of strings (`answer_list.json`), a JSON `{answer: index}` or `[{answer: index}, ...]`, the
+    `id2label` of a Hugging Face model's `config.json`, or text with one answer a line.
 
     Raises:
       DataError: another content, repeated answers, or indices with gaps; names them.
@@ -162,6 +162,8 @@ def read_answers(path: str | Path) -> list[str]:
         answers = read_json(path)
         if isinstance(answers, list) and answers and isinstance(answers[0], dict):
             answers = answers[0]
+        if isinstance(answers, dict) and isinstance(answers.get("id2label"), dict):
+            answers = {answer: int(index) for index, answer in answers["id2label"].items()}
         if isinstance(answers, dict):
             if sorted(answers.values(), key=str) != sorted(range(len(answers)), key=str):
                 raise DataError(f"{path}: the indices of the answers are not 0 to {len(answers) - 1}")

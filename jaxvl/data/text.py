@@ -107,6 +107,14 @@ class Tokenizer:
         out[list(special)] = False
         return out
 
+    def difference(self, other: Tokenizer) -> str | None:
+        """The first id that is another piece in `other`, in words; None if both have one vocabulary."""
+        ours, theirs = ({i: piece for piece, i in t._backend.get_vocab().items()} for t in (self, other))
+        for i in sorted(ours.keys() | theirs.keys()):
+            if ours.get(i) != theirs.get(i):
+                return f"id {i} is {ours.get(i)!r} here and {theirs.get(i)!r} there"
+        return None
+
     def encode(self, text: str) -> list[int]:
         """Ids of the word pieces of `text`, without special tokens."""
         return self._backend.encode(text, add_special_tokens=False).ids

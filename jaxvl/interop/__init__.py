@@ -14,7 +14,7 @@ from jaxvl.interop.files import (
 )
 from jaxvl.interop.mcan import export_mcan, import_mcan
 from jaxvl.interop.report import Imported, Report
-from jaxvl.interop.sources import foreign_params, minilm_dir
+from jaxvl.interop.sources import class_labels, foreign_params, minilm_dir
 from jaxvl.interop.torch_weights import read
 from jaxvl.interop.torch_zip import UnsafeWeightsError
 from jaxvl.interop.tower_export import export_text_tower, export_vision_tower
@@ -28,6 +28,7 @@ __all__ = [
     "UnsafeWeightsError",
     "WeightsError",
     "albef_flags",
+    "class_labels",
     "export_albef",
     "export_bridgetower",
     "export_mcan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -91,6 +92,19 @@ def foreign_params(
         except WeightsError as error:
             raise WeightsError(f"weights.{kind}={path}: {error}") from error
     return params
+
+
+def class_labels(path: str) -> list[str] | None:
+    """The classes of a Hugging Face folder's head, in order: `id2label` of its `config.json`; None if it names none."""
+    file = Path(path) / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{file}: not the JSON object that it should be ({error})") from error
+    if not found:
+        return None
+    labels = [str(found[key]) for key in sorted(found, key=int)]
+    return None if labels[0] == "LABEL_0" else labels
 
 
 def kind_of(like: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ class Store:
     def params(self, job: Job) -> Path:
         """The parameters of a finished job."""
         found = (self.folder(job) / job.stage / "checkpoints").glob("*/meta.json")
-        step = max(int(path.parent.name) for path in found)
+        step = (self.result(job) or {}).get("chosen") or max(int(path.parent.name) for path in found)
         return self.folder(job) / job.stage / "checkpoints" / str(step) / "params.safetensors"
 
     def start(self, job: Job, command: str) -> None:

@@ -274,6 +274,8 @@ def test_every_shape_is_compiled_once():
         assert got.shape == (1, 11)
     np.testing.assert_allclose(got[0], want[0], atol=1e-6)
     assert cached.traces["answer"] == 3
+    with pytest.raises(ValueError, match="1 texts and 9 images in a batch of at most 8"):
+        cached.answer(States(states.x[:1], states.mask[:1]), [States(image.x[np.zeros(9, int)])], [[0]])
     with pytest.raises(ValueError, match="17 tokens is longer than 16"):
         cached.encode_texts(np.ones((1, 17), np.int32), np.ones((1, 17), bool))
 

@@ -118,6 +118,17 @@ def test_texts_have_a_store_of_their_own_and_answers_go_to_a_file(root, pictures
     assert lost.code == 2 and "--image: '99.png' is not in" in lost.err
 
 
+def test_a_row_without_its_second_image_is_named(pictures, tmp_path):
+    root = pair_run.write(tmp_path / "pairs", "nlvr2")
+    built = cache("build", root, tmp_path / "s", f"--images={pictures / 'images'}")
+    assert built.code == 0, built.err
+    rows = [dict(image=name(0), image2=name(1), sentence="a star"), dict(image=name(0), sentence="a star")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = cache("answer", root, tmp_path / "s", f"--questions={tmp_path / 'rows.jsonl'}")
+    assert refused.code == 2 and "row 2, field 'image2': None is not in" in refused.err
+    assert "Traceback" not in refused.err
+
+
 def test_another_run_and_another_image_size_are_refused(root, pictures, tmp_path):
     (tmp_path / "few").mkdir()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "few/a.png")

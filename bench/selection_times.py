@@ -56,6 +56,7 @@ def ready(world: Any, method: str, folder: Path) -> Any:
 def selecting(one: Any, seed: int) -> tuple[Callable[[], np.ndarray], int]:
     """A function that selects and returns the ids, and the number of images it selects from."""
     pool, labelled = one.pool(0), one.labelled(0)
+    pool.cache = None  # a selection reads no scores of the one before
     budget = max(1, round(SHARE * len(pool)))
 
     def select() -> np.ndarray:

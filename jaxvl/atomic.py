@@ -55,7 +55,10 @@ def read_jsonl(path: Path) -> list[Any]:
       ValueError: a line is not JSON; names file and line.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").split(
+        "\n"
+    )  # not splitlines: strings may hold U+2028 and its like
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -114,7 +114,7 @@ def found(path: Path) -> list[Any]:
     """The runs at or below a path; FileNotFoundError if there are none."""
     from jaxvl.active.folder import runs_in
 
-    runs = runs_in(path)
+    runs = runs_in(path.resolve())
     if not runs:
         raise FileNotFoundError(f"{path}: no run of active learning in there (launch/main.py makes them)")
     return runs
@@ -171,7 +171,13 @@ def export(args: argparse.Namespace) -> None:
     from jaxvl import config as cfg
     from jaxvl.active import people
 
-    for run in found(args.run):
+    runs = found(args.run)
+    if args.to and len(runs) > 1:
+        raise ValueError(
+            f"{args.run} holds {len(runs)} runs, whose batches would overwrite each other in {args.to}: leave --to "
+            f"out, or name one run, e.g. {runs[0].path}"
+        )
+    for run in runs:
         round, phase = run.position()
         if phase != "IMPORTED":
             raise ValueError(

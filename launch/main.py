@@ -4,7 +4,7 @@
     python launch/main.py --config=configs/hyper_albef.py:vqa,ablation=no_hyper,scale=tiny --workdir=runs/x
 
 Running the same command again resumes, or reports if everything is finished. Exit codes: 0 finished, 2 bad
-input, 42 stopped by SIGTERM after a checkpoint (restart the command).
+input, 3 another process works on the run, 42 stopped by SIGTERM after a checkpoint (restart the command).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
 
     if MULTIHOST.value or COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    from jaxvl.active.ledger import Locked
     from jaxvl.run import run
     from jaxvl.train import Preempted
 
@@ -46,6 +47,9 @@ def main(argv: list[str]) -> None:
         print(e, file=sys.stderr)
         sys.stderr.flush()
         os._exit(42) if MULTIHOST.value or COORDINATOR.value else sys.exit(42)
+    except Locked as e:
+        print(e, file=sys.stderr)
+        sys.exit(3)
     except (ValueError, FileNotFoundError, KeyError, ImportError) as e:  # the last: an optional package
         if os.environ.get("JAXVL_TRACEBACK"):
             raise

@@ -43,8 +43,8 @@ class FakeTrainer:
 
 
 class FakeStage:
-    def __init__(self, trainer: FakeTrainer):
-        self.trainer = trainer
+    def __init__(self, trainer: FakeTrainer, section: str = ""):
+        self.trainer, self.section = trainer, section
 
 
 class FakeFitter:
@@ -52,7 +52,7 @@ class FakeFitter:
 
     def __init__(self, folder: Path, answers: int, section: str = ""):
         self.section = section
-        self.folder, self.stages = folder, {"task": FakeStage(FakeTrainer(answers))}
+        self.folder, self.stages = folder, {"task": FakeStage(FakeTrainer(answers), section)}
         self.fits: list[str] = []
         self.starts: list[str | None] = []
 

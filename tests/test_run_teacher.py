@@ -86,7 +86,7 @@ def test_the_best_of_several_evaluations_is_the_result_and_what_others_start_fro
 
     monkeypatch.setattr("jaxvl.run.evaluate", evaluate)
     config = student(tmp_path, stages__vqa__eval__best="vqa/accuracy", stages__vqa__evals={"vqa": {"name": "vqa"}},
-                     stages__vqa__eval__every_epochs=0.25, checkpoint__keep=1, checkpoint__every_steps=None)  # fmt: skip
+                     stages__vqa__eval__every_epochs=0.25, checkpoint__keep=1)  # fmt: skip
     run(config, tmp_path)
     result = json.loads((tmp_path / "vqa" / RESULT).read_text())
     assert result["chosen"] == 3 and result["metrics"] == {

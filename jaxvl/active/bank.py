@@ -109,6 +109,11 @@ def build_bank(
     if reduce == "all" or max is None or len(found) <= max:
         return Bank(even, words, distinct=len(found))
     if reduce == "prefix":
+        if not any(p.prefix for p in found):
+            raise ValueError(
+                "bank.reduce='prefix': no labelled question has a 'question_type' (VQA v2's annotations have it); use "
+                "'medoid' or 'frequency'"
+            )
         kept = _by_prefix(even, max)
     else:
         kept = []
@@ -178,18 +183,20 @@ def _by_prefix(patterns: Sequence[Pattern], most: int) -> list[Pattern]:
 def quotas(kinds: Sequence[int], *, most: int) -> dict[int, int]:
     """Room for each kind: in proportion to the root of its size, at least `FLOOR` or its size; `most` in all."""
     sizes = Counter(kinds)
-    floor = {k: min(n, FLOOR, most // len(sizes)) for k, n in sizes.items()}
-    free = most - sum(floor.values())
-    room = {k: n - floor[k] for k, n in sizes.items()}
-    out = dict(floor)
-    while free > 0 and any(room.values()):
-        open_kinds = [k for k in sorted(room) if room[k]]
-        total = sum(sizes[k] ** 0.5 for k in open_kinds)
-        for k in open_kinds:
-            share = min(room[k], int(free * sizes[k] ** 0.5 / total) or 1, most - sum(out.values()))
-            out[k] += share
-            room[k] -= share
-        free = most - sum(out.values())
+    low = {k: min(n, FLOOR, most // len(sizes)) for k, n in sizes.items()}
+    most = min(most, sum(sizes.values()))
+
+    def shares(factor: float) -> dict[int, float]:
+        return {k: min(max(factor * n**0.5, low[k]), n) for k, n in sorted(sizes.items())}
+
+    below, above = 0.0, max(sizes.values()) ** 0.5  # every kind whole
+    for _ in range(60):  # the factor with which all shares make `most`
+        middle = (below + above) / 2
+        below, above = (middle, above) if sum(shares(middle).values()) < most else (below, middle)
+    found = shares(above)
+    out = {k: int(share + 1e-9) for k, share in found.items()}
+    for k in sorted(found, key=lambda k: (out[k] - found[k], k))[: most - sum(out.values())]:
+        out[k] += 1  # the largest remainders
     return out
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from jaxvl.active.bank import KINDS
-from jaxvl.active.folder import ABOUT, RunError, RunFolder, digest_of
+from jaxvl.active.folder import ABOUT, LATER, RunError, RunFolder, digest_of
 from jaxvl.active.items import IMAGE
 from jaxvl.active.proposers import OWN, caution
-from jaxvl.active.world import World
+from jaxvl.active.world import TASK, World, digest
 from jaxvl.atomic import read_json, write_json
 
 
@@ -20,14 +21,17 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
     Raises:
       RunError: it belongs to another pool, seed, method or protocol.
     """
+    protocol = protocol_of(world, repeat)
     about = {
         "schema": "jaxvl.run/1",
         "method": method,
         "repeat": repeat,
-        "protocol": protocol_of(world, repeat),
+        "protocol": protocol,
     }
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)
+        protocol = {k: v for k, v in protocol.items() if k not in LATER or k in found["protocol"]}
+        about["protocol"] = protocol
         differ = [k for k in about if found.get(k) != about[k]]
         if differ:
             raise RunError(
@@ -49,6 +53,9 @@ def protocol_of(world: World, repeat: int) -> dict[str, Any]:
         "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
         "init_of": 0 if options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
     }  # fmt: skip
+    section = getattr(world.fitter.stages.get(TASK), "section", None)
+    found["task_model"] = digest([json.dumps(section, sort_keys=True, default=str)])
+    found["bank"] = dict(options.bank)
     if world.unit != IMAGE:
         found["unit"] = world.unit.name
     if options.share_task_model != "plain":

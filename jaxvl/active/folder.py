@@ -31,6 +31,7 @@ ABOUT, SELECTION, LABELS, SCORES, METRICS, ANSWERS, QUALITY = (
 PHASES = ("TRAINED", "EVALUATED", "FITTED", "SCORED", "SELECTED", "EXPORTED", "IMPORTED", "COMMITTED")
 INITIAL = -1  # the round that draws the initial images: it starts at SELECTED
 FINISHED = "FINISHED"
+LATER = ("task_model", "bank")  # parts of a protocol that older runs do not name
 FULL, RESULT = "full", "result.json"  # beside the methods of a workdir: models of the whole pool, by repeat
 
 
@@ -206,8 +207,8 @@ def runs_in(workdir: Path) -> list[RunFolder]:
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """A question record as JSON keeps it."""
     kept = (
-        "image", "image_id", "question", "question_id", "answers", "answer_type", "question_type", "seconds",
-        "annotators", "confidences",
+        "image", "image_id", "question", "question_id", "answers", "answer_type", "question_type",
+        "multiple_choice_answer", "seconds", "annotators", "confidences",
     )  # fmt: skip
     return {k: _plain(record[k]) for k in kept if record.get(k) is not None}
 

@@ -152,16 +152,15 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
         file, batch_ids=images, partial=partial, gold_ids=gold_of(run, round), questions=questions
     )
     target = run.folder(round) / "received" / f"{found.sha}.json"
-    if not target.exists():
-        write_json(
-            target,
-            {
-                "records": [plain_record(r) for r in found.records],
-                "skipped": list(found.skipped),
-                "bad_images": list(found.bad_images),
-                "gold": [plain_record(r) for r in found.gold],
-            },
-        )
+    write_json(  # anew: after a rollback the same file is read for another batch
+        target,
+        {
+            "records": [plain_record(r) for r in found.records],
+            "skipped": list(found.skipped),
+            "bad_images": list(found.bad_images),
+            "gold": [plain_record(r) for r in found.gold],
+        },
+    )
     if ledger.last(RECEIVED, round=round, sha=found.sha) is None:
         ledger.append(
             RECEIVED,

@@ -106,9 +106,8 @@ class Run:
         while True:
             round, phase = self.folder.position()
             if phase is None:
-                return Outcome(
-                    "finished", str((self.ledger.last(FINISHED) or self.ledger.events[-1]).data["why"])
-                )
+                last = self.ledger.last(FINISHED) or self.ledger.events[-1]
+                return Outcome("finished", str(last.data["why"]))
             if phase == "IMPORTED" and not self.world.simulated:
                 lacking = people.lacking(self.folder, round, self.world.options.min_fraction)
                 if lacking:
@@ -146,6 +145,8 @@ class Run:
         counts = self.world.counts
         if round + 1 >= len(counts):
             return f"budget of {counts[-1]} {self.world.unit.many} reached"
+        if not len(self.pool(round)):
+            return f"no {self.world.unit.many} left: all others are labelled or left out"
         metrics = self.folder.rounds
         local = self.world.options.protocol == "val"  # scores of a server come too late to stop by
         curve = [m["acc"]["overall"] for m in metrics] if local else []

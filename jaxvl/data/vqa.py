@@ -49,6 +49,11 @@ NAMES = {
     "question_id": ("question_id",),
     "answer_type": ("answer_type",),
 }
+OFFICIAL = (
+    "answer_type",
+    "question_type",
+    "multiple_choice_answer",
+)  # what annotations say beside the answers
 COCO_TEMPLATE = "{split}/COCO_{split}_%012d.jpg"
 GIVE_ANNOTATIONS = "Give the annotations of these questions."
 ROOTS = {"vqa": 0, "vg": 1}
@@ -185,6 +190,7 @@ def parse_albef(files: Paths, *, vg_weight: float = 0.5) -> Parsed:
             if not targets:
                 _unanswered(row)
             record = _record(image, question, answers, targets, row.get("answer_type"), question_id)
+            record |= {name: row.get(name) for name in OFFICIAL[1:] if row.has(name)}
             parsed.add(record, row=number, root=ROOTS[dataset])
     return parsed
 
@@ -221,13 +227,14 @@ def parse_vqa_v2(
             if answered is not None and question_id not in answered:
                 row.bad("question_id", f"{question_id} has no annotation", GIVE_ANNOTATIONS)
                 continue
-            answers, answer_type = answered[question_id] if answered is not None else ([], None)
+            answers, official = answered[question_id] if answered is not None else ([], {})
             if not keep(answers):
                 continue
             if not answers:
                 problem = Problem(file, number, "answers", "is missing", GIVE_ANNOTATIONS)
                 parsed.unanswered[len(parsed.packed)] = problem
-            record = _record(image, question, answers, weigh(answers), answer_type, question_id)
+            answer_type = official.pop("answer_type", None)
+            record = _record(image, question, answers, weigh(answers), answer_type, question_id) | official
             parsed.add(record, row=number, image_id=row.get("image_id"))
     return parsed
 
@@ -300,8 +307,8 @@ def _record(
     }
 
 
-def _annotations(files: list[str], parsed: Parsed) -> dict[int, tuple[list[str], str | None]]:
-    found: dict[int, tuple[list[str], str | None]] = {}
+def _annotations(files: list[str], parsed: Parsed) -> dict[int, tuple[list[str], dict[str, Any]]]:
+    found: dict[int, tuple[list[str], dict[str, Any]]] = {}
     for file in files:
         for number, data in enumerate(_part(file, "annotations")["annotations"], start=1):
             row = Row(parsed, file, number, data, NAMES)
@@ -309,7 +316,7 @@ def _annotations(files: list[str], parsed: Parsed) -> dict[int, tuple[list[str],
             if row.ok and question_id is None:
                 row.bad("question_id", "is missing", "Annotations are joined to questions by it.")
             if row.ok and answers is not None and question_id is not None:
-                found[question_id] = (answers, row.get("answer_type"))
+                found[question_id] = (answers, {name: row.get(name) for name in OFFICIAL if row.has(name)})
     return found
 
 

@@ -95,6 +95,10 @@ def test_kind_is_the_majority_and_ties_go_to_other_then_number(world):
 def test_quotas_follow_the_root_of_the_sizes_above_a_floor():
     found = quotas([0] * 400 + [1] * 100 + [2] * 10, most=200)
     assert sum(found.values()) == 200 and found[2] == 10 and found[0] > found[1] >= 64
+    found = quotas([0] * 2000 + [1] * 400 + [2] * 5000, most=1024)
+    want = 1024 * np.sqrt([2000, 400, 5000]) / np.sqrt([2000, 400, 5000]).sum()  # all above the floor
+    assert np.abs(np.array([found[k] for k in range(3)]) - want).max() < 1 and sum(found.values()) == 1024
+    assert quotas([0] * 5 + [1] * 7, most=50) == {0: 5, 1: 7} and sum(quotas([0, 1, 2], most=2).values()) == 2
 
 
 def test_medoids_spread_over_the_clusters():
@@ -124,5 +128,8 @@ def test_unknown_reductions_and_empty_labels_are_refused(world):
     rows, words = world
     with pytest.raises(ValueError, match="reduce"):
         build_bank(rows, words, rng=np.random.default_rng(0), reduce="best")
+    with pytest.raises(ValueError, match="no labelled question has a 'question_type'"):
+        plain = [{k: v for k, v in row.items() if k != "question_type"} for row in rows]
+        build_bank(plain, words, rng=np.random.default_rng(0), max=40, reduce="prefix")
     with pytest.raises(ValueError, match="empty"):
         build_bank([], words, rng=np.random.default_rng(0))

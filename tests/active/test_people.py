@@ -193,3 +193,29 @@ def test_what_was_said_of_labels_is_forgotten_with_a_round_that_is_rolled_back(t
         ledger.append("ROLLED_BACK", to=next(e.seq for e in ledger.valid() if e.data["round"] == 0), round=0)
     run, _ = start(tmp_path)
     assert labelling.of_run(run)["questions"] == 12
+
+
+def test_a_file_that_comes_again_after_a_rollback_is_read_for_the_new_batch(tmp_path):
+    run, _ = start(tmp_path)
+    ids = batch(run)
+    give(run, lines(ids), tmp_path)
+    run, _ = start(tmp_path)
+    more = [*lines(batch(run)), *lines(ids[:1])]  # one is not in this batch
+    assert len(give(run, more, tmp_path, partial=True).problems) == 1
+    kept = next((run.folder(0) / "received").glob("*.json"))
+    kept.write_text(
+        json.dumps({"records": [], "skipped": [], "bad_images": [], "gold": []})
+    )  # as of another batch
+    give(run, more, tmp_path, partial=True)
+    assert len(people.state(run, 0).records) == 2 * len(batch(run))
+
+
+def test_a_run_ends_where_people_left_everything_else_out(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)), tmp_path)
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)[:1]), tmp_path)
+    shared = world(tmp_path, simulated=False, budget=0.25)
+    with Run(shared, method="entropy", repeat=0, folder=run.path, say=lambda line: None) as one:
+        one.pool = lambda round: []  # as if all others were excluded
+        assert one._over(0) == "no images left: all others are labelled or left out"

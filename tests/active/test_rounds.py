@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
-from active_world import world
+from active_world import FakeFitter, world
 
 from jaxvl.active import loop
 from jaxvl.active.beginning import begin
 from jaxvl.active.folder import INITIAL, PHASES, RunError, RunFolder, runs_in
 from jaxvl.active.ledger import EVENTS
+from jaxvl.active.report.checks import incomparable
 from jaxvl.active.rounds import Run
 
 
@@ -95,6 +101,31 @@ def test_a_shared_initial_pool_is_that_of_the_first_repeat(tmp_path):
 def test_another_protocol_in_the_same_folder_is_refused(tmp_path, whole):
     with pytest.raises(RunError, match="protocol differ"):
         begin(world(tmp_path, budget=0.25), "entropy", 0, whole / "entropy" / "r0")
+
+
+def test_another_task_model_or_bank_is_another_protocol_but_older_runs_go_on(tmp_path, whole):
+    path = tmp_path / "r0"
+    shutil.copytree(whole / "entropy" / "r0", path)
+    shared = world(tmp_path)
+    for change in (
+        replace(shared, fitter=FakeFitter(tmp_path, 3, section="lr=1")),
+        replace(shared, options=replace(shared.options, bank={"max": 7})),
+    ):
+        with pytest.raises(RunError, match="protocol differ"):
+            begin(change, "entropy", 0, path)
+    about = json.loads((path / "run.json").read_text())
+    now = RunFolder(path)
+    for name in ("task_model", "bank"):
+        del about["protocol"][name]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/run.json").write_text(json.dumps(about))
+    before = begin(shared, "entropy", 0, tmp_path / "old")
+    assert "bank" not in before.protocol and "bank" in now.protocol
+    record = SimpleNamespace(method="entropy", repeat=0, rounds=[], labelled=lambda round: [])
+    old, new = (SimpleNamespace(**{**vars(record), "protocol": p}) for p in (before.protocol, now.protocol))
+    assert incomparable([old, new]) == []
+    other = SimpleNamespace(**{**vars(record), "protocol": {**now.protocol, "task_model": "x"}})
+    assert "task_model" in incomparable([new, other])[0]
 
 
 def test_files_that_were_changed_are_found(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -83,6 +84,21 @@ def test_selections_are_timed_with_the_models_of_the_real_config(tmp_path, monke
         assert len(row["seconds"]) == 3 and row["min"] <= row["median"] <= row["max"]
         assert row["fit_seconds"] == 0  # neither trains more than the scored model
     assert found["rows"][0]["mean"] < found["rows"][1]["mean"]
+
+
+def test_a_timed_selection_reads_no_scores_of_the_one_before():
+    pool = type("Pool", (), {"ids": np.arange(50), "cache": "shards", "__len__": lambda self: 50})()
+    asked = []
+
+    def strategy(ask, pool, labelled, budget, rng):
+        asked.append(pool.cache)
+        return SimpleNamespace(rows=np.arange(budget))
+
+    one = SimpleNamespace(
+        pool=lambda round: pool, labelled=lambda round: None, strategy=strategy, ask=None, method="x"
+    )
+    select, images = selection_times.selecting(one, 0)
+    assert len(select()) == len(select()) == 1 and images == 50 and asked == [None, None]
 
 
 def test_ways_of_scoring_are_compared_with_the_oracle(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data_fakes import VOCAB, picture, write_images, write_json, write_jsonl, write_zip
@@ -109,6 +112,14 @@ def test_official_files_are_joined_by_question_id(tmp_path):
         "image": "val2014/COCO_val2014_000000000025.jpg", "question": "Is it?", "answers": TEN,
         "targets": {"yes": 0.6, "no": 0.3}, "answer_type": "yes/no", "question_id": 250, "image_id": 25,
     }  # fmt: skip
+    rows = json.loads(Path(annotations).read_text())["annotations"]
+    more = {
+        "question_type": "is it",
+        "multiple_choice_answer": "yes",
+    }  # what the bank's prefixes and hard labels need
+    write_json(Path(annotations), {"annotations": [row | more for row in rows]})
+    said = VqaV2(questions, annotations=annotations, images=root).annotation(0)
+    assert said == reader.annotation(0) | more
     assert reader.annotation(1)["targets"] == {"man": 1.0} and reader.image(1).shape == (40, 50, 3)
     flat = VqaV2(questions, images=tmp_path / "coco" / "val2014")  # no annotations, no folder level
     assert flat.annotation(0)["answers"] == [] and flat.image(0).shape == (40, 50, 3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active.folder import LATER
 from jaxvl.active.proposers import caution
 from jaxvl.active.report.comparison import ENOUGH
 from jaxvl.active.report.statistics import REFERENCE, Curves, RunRecord
@@ -48,7 +49,7 @@ def incomparable(runs: Sequence[RunRecord]) -> list[str]:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     out = []
-    for name in sorted({*a, *b}):
+    for name in sorted({*a, *b} - {name for name in LATER if name not in a or name not in b}):
         x, y = (json.dumps(p[name], sort_keys=True) if name in p else "not there" for p in (a, b))
         if x != y:
             out.append((name, _short(x), _short(y)))

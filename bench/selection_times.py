@@ -82,11 +82,9 @@ def reading(one: Any) -> Callable[[], None]:
     return read
 
 
-def chosen(methods: Sequence[str] | None) -> list[str]:
-    """These methods, or all strategies there are."""
-    from jaxvl.active.strategies import STRATEGIES
-
-    return list(methods or STRATEGIES)
+def chosen(methods: Sequence[str] | None, config: Any) -> list[str]:
+    """These methods, or all of the config: every strategy and the ablations of CCRL."""
+    return list(methods or config.active.strategies)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,9 +93,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from jaxvl import build_active
 
-    methods = chosen(args.method)
+    config = configured(args.scale, args.steps)
+    methods = chosen(args.method, config)
     with tempfile.TemporaryDirectory() as folder:
-        config = configured(args.scale, args.steps)
         world = build_active.world(config, Path(folder), methods=methods)
         runs, fits, images = {}, {}, 0
         contenders: dict[str, Callable[[], object]] = {}

@@ -3,7 +3,7 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
 cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
-`people`: labels come from people, through files; `qa`: questions are chosen, not images. For photos: ccrl_photos.py.
+`people`: labels come from people, through files; `qa`: questions are chosen, not images; `large`: MCAN-large.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def stages() -> dict:
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
         ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
-        sraal=stage(**vae | dict(optim=falls[0], model=dict(name="sraal")), task=dict(name="state_discrepancy")),
+        sraal=stage(**vae | dict(optim=falls[0], model=dict(name="sraal")), task=dict(
+            name="state_discrepancy", adversarial="labelled")),
         vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(VAE)),
         tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(VAE, kl_over="mean", critic_every=1)),
         vabal=stage(**vae | dict(optim=falls[1]), model=dict(name="vabal", groups=100), task=dict(name="bayes_vae")),
@@ -64,8 +65,8 @@ def strategies() -> dict:
                 diversify=None, pool_factor=4)
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
-        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), vabal=dict(name="vabal", groups=100),
-        badge=dict(name="badge", unit="image"), cdal=dict(name="cdal", form="k_center", policy=dict(
+        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), badge=dict(name="badge", unit="image"),
+        vabal=dict(name="vabal", groups=100, form="bayes"), cdal=dict(name="cdal", form="k_center", policy=dict(
             width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
@@ -90,7 +91,7 @@ def active() -> dict:
         answers=dict(file=ANSWERS, min_count=9, scope="fixed", grow=False), bank=dict(max=1024, reduce="medoid"),
         unit="image", init=0.02, step=0.02, budget=0.2, repeats=5, only=None, shared_init=False, asked=8,
         proposer="bank_random", share_task_model="plain", warm_start=False, full=False, stands_for=True,
-        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0),
+        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0, min_answers=1),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
         scoring=dict(block=256, pairs=2048, compute="float32"),
@@ -132,7 +133,8 @@ ABLATIONS = {name: value for path, values in {
 
 
 VARIANTS = {
-    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"}, "test": {
+    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"}, "large": C.under(MCANS, {
+        "model.width": 1024, "model.mlp": 4096, "model.flat": 2048, "optim.schedule.lr": 7e-5}), "test": {
         "active.protocol": "test", "active.pool": vqa("train2014", "val2014"), "active.answers.file": ANSWERS,
         "active.val": dict(vqa("test2015"), annotations=None), "active.regions": dict(name="store", paths=STORES)},
 }

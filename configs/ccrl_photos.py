@@ -15,7 +15,8 @@ from jaxvl import config as C
 # fmt: off
 HINT = "JAXVL_DATA names the folder of daquar/ or coco_vqa/, glove_100d/ and regions/: docs/howto/region_features.md"
 METHODS = ("random", "ccrl", "least_conf", "entropy", "margin", "bald", "mc_entropy", "coreset", "badge", "ll", "sraal",
-           "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "match_all", "count_only")
+           "mocu", "cdal", "vabal", "vaal", "tavaal", "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
+           "count_only")
 CHAINS = {"": ("random", "ccrl"), "all": METHODS}
 DATA, WIDTH = os.environ.get("JAXVL_DATA", "data"), 64
 SIZES = dict(width=WIDTH, heads=WIDTH // 32, dropout=0.1)
@@ -40,18 +41,20 @@ def stages() -> dict:
     vae, often = dict(optim=plain, epochs=5), dict(lr=5e-4, factor=0.85, at=[i / 30 for i in range(1, 30)])
     falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (often, dict(lr=1e-2))]
     both = dict(name="adversarial_vae")
+    match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all", neg_count=None)
+    vqme = dict(
+        model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=WIDTH, project=128, tau=0.1, learn_tau=None),
+        optim=rise, batch_size=128, epochs=40, min_steps=800, plateau=plateau)
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
-        vqme=stage(
-            model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=WIDTH, project=128, tau=0.1, learn_tau=None),
-            task=dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all",
-                      neg_count=None),
-            optim=rise, batch_size=128, epochs=40, min_steps=800, plateau=plateau),
+        vqme=stage(**vqme, task=match), vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
+        vqme_cl=stage(**vqme | dict(model=dict(vqme["model"], critic="cosine"), plateau=dict(plateau, calibrate=True)),
+                      task=dict(match, mi_weight=0.0)),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
         ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
         sraal=stage(**vae | dict(optim=falls[0]), min_steps=0, model=dict(name="sraal"),
-                    task=dict(name="state_discrepancy")),
+                    task=dict(name="state_discrepancy", adversarial="labelled")),
         vaal=stage(**vae, min_steps=0, model=dict(name="vaal", ranked=False), task=both),
         tavaal=stage(**vae, min_steps=0, model=dict(name="vaal", ranked=True),
                      task=dict(both, kl_over="mean", critic_every=1)),
@@ -67,11 +70,12 @@ def strategies() -> dict:
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
         coreset=dict(name="coreset", feature="fused"), badge=dict(name="badge", unit="image"),
-        vabal=dict(name="vabal", groups=20),
+        vabal=dict(name="vabal", groups=20, form="bayes"),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), match_all=dict(ccrl, match="all"),
         count_only=dict(ccrl, uncertainty="one", rate="none"),
+        ccrl_mi=dict(ccrl, stage="vqme_mi"), ccrl_cl=dict(ccrl, stage="vqme_cl"),
     )
 
 
@@ -98,15 +102,16 @@ def active() -> dict:
         answers=dict(file=None, min_count=2, scope="fixed", grow=False),
         unit="image", init=0.1, step=0.2, budget=0.3, repeats=3, only=None, shared_init=False, asked=8,
         proposer="bank_random", share_task_model="plain", warm_start=False,
-        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0), stands_for=True,
-        cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
+        oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0, min_answers=1),
+        stands_for=True, cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
         scoring=dict(block=256, pairs=2048, compute="float32"),
     )
 
 
 ABLATIONS: dict = {}
-TINY = {f"stages.{name}.min_steps": 2 for name in (*MODELS, "vqme")} | {f"stages.{name}.epochs": 1 for name in MODELS}
+TRAINED = (*MODELS, "vqme", "vqme_mi", "vqme_cl")
+TINY = {f"stages.{name}.min_steps": 2 for name in TRAINED} | {f"stages.{name}.epochs": 1 for name in MODELS}
 SCALES = {"small": {}, "tiny": TINY}
 VARIANTS = {"daquar": {}, "coco": {f"active.{key}": value for key, value in COCO.items()}, "people": {
     "active.oracle.name": "people"}}

@@ -40,6 +40,7 @@ def options(active: ConfigDict) -> Options:
         share_task_model=active.share_task_model, warm_start=active.warm_start, vocabulary=scope_of(active),
         variant=active.variant, bank=plain(active.bank), shared_init=active.shared_init, stands_for=active.stands_for,
         min_fraction=oracle.min_fraction, reserve=oracle.reserve, suggest=oracle.suggest, gold=oracle.gold,
+        min_answers=oracle.get("min_answers", 1),
         cost=Cost(**plain(active.cost)), stop=Stop(**plain(active.stop)),
     )  # fmt: skip
     check_proposer(active)

@@ -76,6 +76,13 @@ def test_the_papers_models_have_their_shapes():
         counts[name] = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
     assert counts["task"] == 57_812_491  # MCAN-small, specification 4.1
     assert counts["ll"] > counts["task"]
+    large = config("ccrl", "random", "variant=large", "scale=paper")
+    assert {large.stages[name].optim.schedule.lr for name in ("task", "ll", "ranker")} == {7e-5}
+    stage = build_active.stage(large, "task", words, answers, Provider(), partition, 443_757)
+    params = jax.eval_shape(lambda b: nn.unbox(stage.trainer.task.init(jax.random.key(0), b)), batch)
+    parts = dict(lstm=5_431_296, image=2_098_176, encoder=6 * 12_596_224, decoder=6 * 16_796_672, flat=2 * 2_624_513,
+                 norm=4_096, classifier=6_411_321, words=300 * 20_572)  # by hand, from the layers' sizes  # fmt: skip
+    assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)) == sum(parts.values())
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])

@@ -60,6 +60,8 @@ def protocol_of(world: World, repeat: int) -> dict[str, Any]:
         found["unit"] = world.unit.name
     if options.share_task_model != "plain":
         found["share_task_model"] = options.share_task_model
+    if options.min_answers != 1:
+        found["min_answers"] = options.min_answers
     if options.warm_start:
         found["warm_start"] = True
     if options.vocabulary.changes:

@@ -188,7 +188,7 @@ def state(run: RunFolder, round: int) -> Taken:
         found += content["records"]
         excluded |= {int(i) for i in [*content["skipped"], *content["bad_images"]]}
     copies = _copies(run, round)
-    records = merge_records(found, by=key)
+    records = merge_records(found, by=key, min_answers=int(run.protocol.get("min_answers", 1)))
     have = {int(r[key]) for r in records}
     selection = run.selection(round)
     batch = [row[key] for row in selection if not row.get("reserve")]

@@ -50,6 +50,7 @@ class Options:
       reserve: images exported beyond the batch, as a share of it.
       suggest: whether people are shown questions.
       gold: labelled images mixed into a batch of people, as a share of it.
+      min_answers: people's questions with fewer answers do not count yet.
     """
 
     protocol: str = "val"
@@ -66,6 +67,7 @@ class Options:
     reserve: float = 0.1
     suggest: bool = True
     gold: float = 0.0
+    min_answers: int = 1
     cost: Cost = field(default_factory=Cost)
     stop: Stop = field(default_factory=Stop)
 

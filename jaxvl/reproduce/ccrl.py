@@ -106,7 +106,8 @@ PHOTOS = ActiveTable(
     "ccrl/photos", "All strategies on photos (ours)", SOURCE.format("which has no such table"),
     rows=(ActiveRow("Random", "random"), *(
         ActiveRow(NAMES.get(key, key), key)
-        for key in (*NAMES, *OTHERS[1:], "ccrl_a", "ccrl_b", "ccrl_ab", "match_all", "count_only")
+        for key in (*NAMES, *OTHERS[1:], "ccrl_a", "ccrl_b", "ccrl_ab", "ccrl_mi", "ccrl_cl", "match_all",
+                    "count_only")
     )),
     shares=(0.1, 0.3), data={key: DATA[key] for key in ("daquar", "coco")},
     claims=tuple(Claim(NAMES.get(key, key), "Random") for key in (*NAMES, *OTHERS[1:])),

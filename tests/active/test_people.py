@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -219,3 +220,16 @@ def test_a_run_ends_where_people_left_everything_else_out(tmp_path):
     with Run(shared, method="entropy", repeat=0, folder=run.path, say=lambda line: None) as one:
         one.pool = lambda round: []  # as if all others were excluded
         assert one._over(0) == "no images left: all others are labelled or left out"
+
+
+def test_questions_with_too_few_answers_do_not_count_yet(tmp_path):
+    changed = lambda shared: replace(shared, options=replace(shared.options, min_answers=2))  # noqa: E731
+    run, _ = start(tmp_path, change=changed)
+    ids = batch(run)
+    give(run, lines(ids), tmp_path)
+    assert people.state(run, INITIAL).ids == []
+    again = [
+        row.replace('{"answer": "red"}', '{"answer": "red"}, {"answer": "blue"}') for row in lines(ids[:2])
+    ]
+    give(run, again, tmp_path)
+    assert sorted(people.state(run, INITIAL).ids) == sorted(ids[:2])

@@ -16,13 +16,17 @@ from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from jaxvl import plots
 from jaxvl.active.report.comparison import against
-from jaxvl.active.report.statistics import OVERALL, REFERENCE, Curves, Estimate, areas, band, estimate
+from jaxvl.active.report.statistics import OVERALL, REFERENCE, Curves, Estimate, areas, band, estimate, priced
 from jaxvl.plots import COLOURS, MUTED
 
 BANDS = 4  # so many methods or fewer are drawn with the intervals of their curves
 MARKS = "osD^vP*X"
 DASHES = ("-", ":", "-.", "--")
-LABELS = {"fraction": "labelled share of the pool", "questions": "labelled questions"}
+LABELS = {
+    "fraction": "labelled share of the pool",
+    "questions": "labelled questions",
+    "cost": "cost of labelling",
+}
 Style = Mapping[str, Any]
 
 
@@ -44,18 +48,22 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 def figure(found: Curves) -> bytes:
     """The PNG: accuracy over images and over questions, areas against the reference, and each answer type.
 
+    A panel over the cost of labelling is added where that is not a fixed price of an image.
     Where there are more than two rounds, curves begin after the first, at which all methods are equal (specification
     9.4).
     """
     style = styles(list(found))
     kinds = sorted({k for mine in found.values() for c in mine.values() for k in c.accuracy} - {OVERALL})[:3]
-    figure = Figure(figsize=(16.5, 9.6 if kinds else 5.2), dpi=100, facecolor="white")
+    columns = 4 if priced(found) else 3
+    figure = Figure(figsize=(5.5 * columns, 9.6 if kinds else 5.2), dpi=100, facecolor="white")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2 if kinds else 1, 3, squeeze=False)
+    axes = figure.subplots(2 if kinds else 1, columns, squeeze=False)
     _lines(axes[0][0], found, style, title="All questions")
     _lines(axes[0][1], found, style, over="questions", title="All questions, over what was asked")
-    _forest(axes[0][2], found, style)
+    if columns == 4:
+        _lines(axes[0][2], found, style, over="cost", title="All questions, over what labels cost")
+    _forest(axes[0][-1], found, style)
     for axis, kind in zip(axes[1] if kinds else (), kinds, strict=False):
         _lines(axis, found, style, kind=kind, title=f"Answers: {kind}")
     for axis in list(axes[1])[len(kinds) :] if kinds else ():
@@ -117,7 +125,7 @@ def dress(axis: Axes, title: str, x: str) -> None:
     plots.dress(axis, title, LABELS.get(x, x), integer=x == "round")
     if x == "fraction":
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g}%"))
-    elif x == "questions":
+    elif x in ("questions", "cost"):
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 OVERALL = "overall"
-AXES = ("fraction", "questions")  # what a curve is drawn over
+AXES = ("fraction", "questions", "cost")  # what a curve is drawn over
 REFERENCE = "random"
 
 
@@ -142,6 +142,13 @@ def curves(runs: Sequence[RunRecord]) -> dict[str, dict[int, Curve]]:
         method: dict(sorted(found.items()))
         for method, found in sorted(out.items(), key=lambda x: first(x[0]))
     }
+
+
+def priced(found: Curves) -> bool:
+    """Whether cost says something that the number of images does not: no common price of an image explains it."""
+    prices = [c.cost / np.maximum(c.images, 1) for mine in found.values() for c in mine.values()]
+    each = np.concatenate(prices) if prices else np.zeros(1)
+    return bool(np.ptp(each) > 1e-9 * np.abs(each).max())
 
 
 def first(method: str) -> tuple[bool, str]:

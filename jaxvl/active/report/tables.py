@@ -19,6 +19,7 @@ from jaxvl.active.report.statistics import (
     areas,
     average_gain,
     estimate,
+    priced,
     saving,
     span,
 )
@@ -67,11 +68,13 @@ def _accuracy(repeats: Sequence[Curve], number: int) -> str:
 
 
 def area_tables(found: Curves, full: Mapping[int, float]) -> list[str]:
-    """Area under the curve over the labelled share, over questions, and by answer type."""
+    """Area under the curve over the labelled share, over questions, over cost if it says more, and by answer type."""
     within, asked = span(found), span(found, "questions")
     if within is None:
         return [note("Areas need two rounds.")]
     over = {"images": areas(found), "questions": areas(found, axis="questions")}
+    if costs := priced(found):
+        over["cost"] = areas(found, axis="cost")
     kinds = sorted({k for mine in found.values() for c in mine.values() for k in c.accuracy} - {OVERALL})
     over |= {kind: areas(found, kind=kind) for kind in kinds}
     rows = []
@@ -79,7 +82,8 @@ def area_tables(found: Curves, full: Mapping[int, float]) -> list[str]:
         cells = [estimate(list(a[method].values())).text() if method in a else "-" for a in over.values()]
         gain = average_gain(found, method)
         rows.append([method, *cells, "n/a" if gain is None else f"{gain:+.2f}", ratio(found, full, method)])
-    head = ["method", "over the pool", "over questions", *(f"{k}, over the pool" for k in kinds)]
+    head = ["method", "over the pool", "over questions", *(["over cost"] if costs else [])]
+    head += [f"{k}, over the pool" for k in kinds]
     reach = f"Mean height of the curve from {100 * within.low:.3g} to {100 * within.high:.3g} % of the pool"
     reach += f", and from {asked.low:,.0f} to {asked.high:,.0f} questions" if asked is not None else ""
     text = (

@@ -167,3 +167,19 @@ def test_curves_begin_after_the_round_that_all_methods_share(rounds, drawn):
     axis = Figure().subplots()
     _lines(axis, found, styles(list(found)), title="all")
     assert [line.get_xdata().tolist() for line in axis.get_lines()] == [pytest.approx(drawn)] * 2
+
+
+def test_cost_gets_a_panel_and_a_column_where_images_do_not_explain_it(tmp_path):
+    runs = study(methods={"random": 0.0, "ccrl": 1.0}, repeats=2)
+    report(runs, tmp_path / "plain")
+    assert "over cost" not in (tmp_path / "plain/report.html").read_text()
+    for run in runs:
+        for row in run.rounds:  # an image costs one, a question a half
+            row["cost"] = {"total": row["n_images"] + 0.5 * row["n_qas"] + run.repeat}
+    report(runs, tmp_path / "priced")
+    assert "over cost" in (tmp_path / "priced/report.html").read_text()
+    with (
+        Image.open(tmp_path / "plain/curves.png") as plain,
+        Image.open(tmp_path / "priced/curves.png") as wide,
+    ):
+        assert wide.width > plain.width

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import resource
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxvl.active import balance, evalai, evaluation, vocabulary
-from jaxvl.active.bank import KINDS
+from jaxvl.active.bank import KINDS, Bank
 from jaxvl.active.beginning import proposer_of
 from jaxvl.active.fitting import exclusive
 from jaxvl.active.oracle import Record
@@ -39,6 +42,34 @@ def assess(world: World, predict: Predict, *, key: str, folder: Path) -> tuple[s
             _write_answers(world, predict, kept, test=test)
     write_file(folder / name, lambda p: shutil.copyfile(kept, p))
     return name, {} if test else evaluation.Scored.load(kept).accuracy()
+
+
+def by_question_type(world: World, file: Path) -> dict[str, float]:
+    """Accuracy in percent of the questions of each `question_type` (VQA v2's prefixes); empty where files name none."""
+    types = [str(world.val.annotation(i).get("question_type") or "") for i in range(len(world.val))]
+    if not any(types) or file.suffix != ".npz":
+        return {}
+    value, kind = evaluation.Scored.load(file).value, np.array(types)
+    return {name: 100 * float(value[kind == name].mean()) for name in sorted(set(types))}
+
+
+def bank_summary(bank: Bank) -> dict[str, Any]:
+    """How many patterns, of how many distinct questions, and of which kinds."""
+    found = np.bincount(bank.kinds, minlength=len(KINDS)).tolist()
+    return {"size": len(bank), "distinct": bank.distinct, "by_kind": dict(zip(KINDS, found, strict=True))}
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {name: version(name) for name in ("jaxvl", "jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def peak_memory() -> dict[str, float]:
+    """The most that this process and each of its devices that says so has held so far, in GiB."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    stats = [d.memory_stats() or {} for d in jax.local_devices()]
+    device = max((s["peak_bytes_in_use"] / 2**30 for s in stats if "peak_bytes_in_use" in s), default=None)
+    return {"host": round(host, 3)} | ({} if device is None else {"device": round(device, 3)})
 
 
 def _write_answers(world: World, predict: Predict, kept: Path, *, test: bool) -> None:
@@ -84,6 +115,9 @@ def metrics(
         "balance": balance.summary(labelled.shares.counts, KINDS),
         "seeds": {"master": world.seed, "task": seed},
         "proposer": proposer_of(world),
+        "bank": bank_summary(labelled.bank) if world.questions is None else None,
+        "versions": versions(),
+        "peak_mem": peak_memory(),
         "vocabulary": vocabulary.summary(
             records, world.words.vocab, world.answers, before=before[-1].get("vocabulary") if before else None
         ),

@@ -176,8 +176,8 @@ class Run:
             world, labelled, round=round, accuracy=accuracy, result=self._result(TASK, round),
             seed=self._seed(TASK, round), before=self.folder.rounds,
         )  # fmt: skip
-        if self.approximate:
-            metrics["approximate"] = self.approximate
+        metrics |= {"approximate": self.approximate} if self.approximate else {}
+        metrics["question_types"] = measuring.by_question_type(world, path / name)
         write_json(path / METRICS, metrics)
         said = f"accuracy {accuracy['overall']:.2f}" if accuracy else f"answers for EvalAI in {path / name}"
         self._tell(round, said)

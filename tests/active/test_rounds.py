@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from active_world import FakeFitter, world
 
@@ -14,6 +15,7 @@ from jaxvl.active import loop
 from jaxvl.active.beginning import begin
 from jaxvl.active.folder import INITIAL, PHASES, RunError, RunFolder, runs_in
 from jaxvl.active.ledger import EVENTS
+from jaxvl.active.measuring import by_question_type
 from jaxvl.active.report.checks import incomparable
 from jaxvl.active.rounds import Run
 
@@ -48,6 +50,25 @@ def test_the_budget_is_reached_and_every_image_labelled_once(whole):
     ids = one.labelled()
     assert len(ids) == len(set(ids)) == 25 and set(ids) <= set(one.pool().tolist())
     assert one.problems() == []
+
+
+def test_metrics_say_what_a_round_knew_and_with_what_it_ran(whole):
+    metrics = RunFolder(whole / "entropy" / "r0").rounds
+    for found in metrics:
+        bank = found["bank"]
+        assert bank["size"] == sum(bank["by_kind"].values()) <= bank["distinct"]
+        assert found["versions"]["jax"] and found["peak_mem"]["host"] > 0.01 and "colour_of" in found["question_types"]
+    assert metrics[0]["bank"]["distinct"] < metrics[-1]["bank"]["distinct"]
+
+
+def test_accuracy_of_each_official_question_type(tmp_path):
+    np.savez(tmp_path / "e.npz", value=np.float32([1, 0, 1]), question_id=np.arange(3), image_id=np.arange(3),
+             kind=np.zeros(3, np.int8))  # fmt: skip
+    rows = [{"question_type": t} for t in ("is it", "is it", "how many")]
+    held = type("Held", (), {"annotation": lambda self, i: rows[i], "__len__": lambda self: 3})()
+    world = SimpleNamespace(val=held)
+    assert by_question_type(world, tmp_path / "e.npz") == {"how many": 100.0, "is it": 50.0}
+    assert by_question_type(world, tmp_path / "results.json") == {}
 
 
 def test_every_selected_image_says_how_many_it_stands_for(whole):

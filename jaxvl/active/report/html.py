@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import platform
@@ -249,9 +250,15 @@ def time_table(runs: Sequence[RunRecord]) -> str:
 
 
 def protocol(runs: Sequence[RunRecord]) -> str:
-    """What all runs have in common, and the versions that wrote the report."""
+    """What all runs have in common with its hash, the versions and memory of their rounds, and who wrote the report."""
     shared = json.dumps(runs[0].protocol, sort_keys=True)
     versions = f"jaxvl {version('jaxvl')}, Python {platform.python_version()}, NumPy {np.__version__}"
     seeds = sorted({json.dumps(m["seeds"]["master"]) for r in runs for m in r.rounds[:1] if "seeds" in m})
-    said = f"Master seed {', '.join(seeds)}. " if seeds else ""
+    said = f"Protocol {hashlib.sha256(shared.encode()).hexdigest()[:16]}. "
+    said += f"Master seed {', '.join(seeds)}. " if seeds else ""
+    rounds = [m for r in runs for m in r.rounds]
+    for line in sorted({json.dumps(m["versions"]) for m in rounds if "versions" in m}):
+        said += f"Rounds by {', '.join(f'{k} {v}' for k, v in json.loads(line).items())}. "
+    peaks = [m["peak_mem"]["host"] for m in rounds if "peak_mem" in m]
+    said += f"Peak memory of a process {max(peaks):.2f} GiB. " if peaks else ""
     return f"<p><code>{html.escape(shared)}</code></p>" + note(f"{said}Report by {versions}.")

@@ -266,7 +266,7 @@ def race(args: argparse.Namespace, task: str, batch: int) -> list[dict[str, Any]
     pairs = Pairs(args.size, task=task, batch=batch, tokens=args.text_tokens)
     wanted = {k: v for k, v in pairs.calls.items() if k == "ViLT" or any(m in k for m in args.mode or [""])}
     calls = {name: lambda call=call: jax.block_until_ready(call()) for name, call in wanted.items()}
-    seconds = timing.take_turns(calls, rounds=args.rounds, warmup=5 if batch == 1 else 2)
+    seconds = timing.take_turns(calls, rounds=args.rounds, warmup=5)
     rows = []
     for name in list(calls)[1:]:
         ratio = timing.median_ratio(seconds["ViLT"], seconds[name])
@@ -312,7 +312,7 @@ def fed(args: argparse.Namespace, batch: int) -> dict[str, float]:
         resident = pairs.calls["both cached, class tokens"]
         found = timing.take_turns(
             {"store": from_store, "device": lambda: jax.block_until_ready(resident()), "read": read},
-            rounds=args.rounds, warmup=2,
+            rounds=args.rounds, warmup=5,
         )  # fmt: skip
     share = timing.median_ratio(found["device"], found["store"])
     rates = {f"{k}_pairs_per_s": batch / float(np.median(v)) for k, v in found.items()}

@@ -335,6 +335,21 @@ def stage(
     return built
 
 
+def lost(stage: Stage, *, first: int = 2_000) -> str | None:
+    """What fixed lengths leave out of the stage's first training examples, in words; None if nothing."""
+    count = getattr(stage.train.format, "losses", None)
+    if count is None:  # a format of another package
+        return None
+    known = Subset(stage.train, range(min(first, len(stage.train))))
+    found = {what.replace("_", " "): n for what, n in count(known).items() if n}
+    if not found:
+        return None
+    counts = ", ".join(f"{n:,} {what}" for what, n in found.items())
+    return (
+        f"{stage.name}: note: fixed lengths leave out of the first {len(known):,} training examples: {counts}"
+    )
+
+
 def check_pixels(stage: Stage) -> None:
     """Raise ConfigError if images are normalised otherwise than the stage's model, if it says so, expects."""
     model, images = stage.task.model, stage.train.images

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,6 +95,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         tok.save(root / "tokenizer.json")
         if theirs is not None:
             theirs.save(root / build.TEACHER_TOKENIZER)
+        for stage in stages:
+            if line := build.lost(stage):
+                print(line, file=sys.stderr)
     with Sigterm() as sigterm:  # one that comes between two stages stops the next one at its first step
         for stage in stages:
             run_stage(config, stage, partition, root, sigterm)
@@ -289,7 +293,8 @@ def fit(
     evaluation = None
     if every:
         evaluation = Evaluation(
-            lambda s: evaluate(stage, trainer, s.params), every=max(1, int(every * stage.steps_per_epoch))
+            lambda s: evaluate(stage, trainer, s.params, share=int(s.step) / max(1, stage.steps)),
+            every=max(1, int(every * stage.steps_per_epoch)),
         )
     with Progress(stage.name, total=stage.steps, start=int(state.step)) as progress:
         return trainer.fit(
@@ -312,12 +317,18 @@ def fit(
         )
 
 
-def evaluate(stage: build.Stage, trainer: Trainer, params: PyTree) -> dict[str, float]:
-    """All evaluators of a stage on its validation source; keys are `evaluator/metric`."""
+def evaluate(stage: build.Stage, trainer: Trainer, params: PyTree, *, share: float = 1.0) -> dict[str, float]:
+    """All evaluators of a stage on its validation source; keys are `evaluator/metric`.
+
+    An evaluator with `alarm(scores, share=)` may say that something is wrong after this `share` of the updates.
+    """
     if stage.val is None:
         return {}
     predict = bind(trainer, params)
     scores = {name: evaluator(predict, stage.val) for name, evaluator in stage.evals.items()}
+    for name, evaluator in stage.evals.items() if jax.process_index() == 0 else ():
+        if hasattr(evaluator, "alarm") and (said := evaluator.alarm(scores[name], share=share)):
+            print(f"{stage.name}: warning: {said}", file=sys.stderr)
     return {f"{name}/{key}": float(v) for name, group in scores.items() for key, v in group.items()}
 
 

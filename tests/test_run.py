@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tiny_run import ROOT, config_file
 
@@ -63,3 +65,13 @@ def test_paper_asks_for_all_its_files_at_once(tmp_path):
         "answer_list",
     ):
         assert name in said, name
+
+
+def test_what_fixed_lengths_cut_is_said(tmp_path):
+    short = config(stages__pretrain__format__length=6, stages__pretrain__train__size=16)
+    stage = build.stage(short, "pretrain", build.tokenizer(short), tmp_path)
+    assert re.fullmatch(
+        r"pretrain: note: .* of the first 16 training examples: \d+ texts cut", build.lost(stage)
+    )
+    roomy = config(stages__pretrain__train__size=16)
+    assert build.lost(build.stage(roomy, "pretrain", build.tokenizer(roomy), tmp_path)) is None

@@ -17,7 +17,7 @@ from jaxvl.data.answers import soft_scores
 from jaxvl.data.text import Tokenizer, clean_caption, clean_question
 
 if TYPE_CHECKING:
-    from jaxvl.data.source import Reader
+    pass
 
 Arrays = dict[str, np.ndarray]
 TEST_WORDS = 50  # ALBEF keeps 30 words of a question in training and 50 at test
@@ -32,10 +32,22 @@ class Encoded:
     text: str
 
 
+class Annotated(Protocol):
+    """What has annotations: a reader, or a part of a source."""
+
+    def __len__(self) -> int: ...
+
+    def annotation(self, i: int) -> Mapping[str, Any]: ...
+
+
 class Format(Protocol):
     """What becomes of the strings of an annotation. `rng=None` is the evaluation form: no randomness."""
 
     def encode(self, annotation: Mapping[str, Any], rng: np.random.Generator | None) -> Encoded: ...
+
+    def losses(self, reader: Annotated) -> dict[str, int]:
+        """How much the fixed shapes leave out over a reader, by what it is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class CaptionFormat:
         captions = field(annotation, "captions", "a caption reader")
         which = 0 if rng is None else int(rng.integers(len(captions)))
         return self.caption(captions[which])
+
+    def losses(self, reader: Annotated) -> dict[str, int]:
+        """Counts over a reader: `texts_cut` (captions that are too long)."""
+        rows = (field(reader.annotation(i), "captions", "a caption reader") for i in range(len(reader)))
+        return {"texts_cut": sum(too_long(self, text) for captions in rows for text in captions)}
 
     def caption(self, caption: str) -> Encoded:
         """Arrays of this caption."""
@@ -104,15 +121,17 @@ class QuestionFormat:
         targets = field(annotation, "targets", "a question reader")
         return sorted(targets.items(), key=lambda pair: (-pair[1], pair[0]))[: self.answers]
 
-    def losses(self, reader: Reader) -> dict[str, int]:
-        """What the fixed shape loses over a reader: `answers_dropped` (more than N), `answers_cut` (too long)."""
-        dropped = cut = 0
+    def losses(self, reader: Annotated) -> dict[str, int]:
+        """Counts over a reader: `texts_cut`, `answers_dropped` (more than N), `answers_cut` (too long)."""
+        dropped = cut = long = 0
         for i in range(len(reader)):
             annotation = reader.annotation(i)
             kept = self.kept(annotation)
+            question = clean_question(field(annotation, "question", "a question reader"))
+            long += len(self.tokenizer.encode(question)) > self.length - 1
             dropped += len(annotation["targets"]) - len(kept)
             cut += sum(len(self.tokenizer.encode(string)) + 2 > self.answer_length for string, _ in kept)
-        return {"answers_dropped": dropped, "answers_cut": cut}
+        return {"texts_cut": long, "answers_dropped": dropped, "answers_cut": cut}
 
 
 @dataclass(frozen=True)
@@ -166,13 +185,12 @@ class ClassifyFormat:
         """The `(answer, score)` pairs of `annotation` that are classes, at most `max_labels`."""
         return self._known(annotation)[: self.max_labels]
 
-    def losses(self, reader: Reader) -> dict[str, int]:
+    def losses(self, reader: Annotated) -> dict[str, int]:
         """Counts over a reader: `texts_cut` (too long), and with classes `unlabelled` (no class), `labels_dropped`."""
         cut = unlabelled = dropped = 0
         for i in range(len(reader)):
             annotation = reader.annotation(i)
-            room = self.length - (1 if self.style == "albef" else 2)
-            cut += len(self.tokenizer.encode(_cleaned(annotation[self.field], self.style))) > room
+            cut += too_long(self, field(annotation, self.field, f"a reader of {self.field}s"))
             if self.answers is not None:
                 known = self._known(annotation)
                 unlabelled += not known
@@ -237,6 +255,12 @@ def text_ids(
     ids = np.full(length, tokenizer.pad_id, np.int32)
     ids[: len(pieces)] = pieces
     return ids, np.arange(length) < len(pieces), text
+
+
+def too_long(form: CaptionFormat | ClassifyFormat, text: str) -> bool:
+    """Whether `text` has more pieces than the format has room for beside its special tokens."""
+    room = form.length - (1 if form.style == "albef" else 2)
+    return len(form.tokenizer.encode(_cleaned(text, form.style))) > room
 
 
 def _cleaned(text: str, style: str) -> str:

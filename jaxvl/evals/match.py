@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxvl.data.source import Captions, Images, Pairs
 from jaxvl.types import Predict
+
+LEARNT, PATIENCE = 55.0, 0.2  # percent; share of the updates
 
 
 class MatchEval:
@@ -55,6 +58,18 @@ class MatchEval:
         wrong = share["random"] if "random" in share else share["hard"]
         overall = 50.0 * float(share["positive"] + wrong)
         return {"accuracy": overall, **{f"accuracy/{k}": 100.0 * float(v) for k, v in share.items()}}
+
+    def alarm(self, scores: Mapping[str, float], *, share: float) -> str | None:
+        """What is wrong with these scores after this share of the updates; None if nothing is.
+
+        The matching head of a dual encoder can stay at chance for long (specification of the Bridge tower, 15.10).
+        """
+        if share < PATIENCE or scores["accuracy"] >= LEARNT:
+            return None
+        return (
+            f"matching is at {scores['accuracy']:.1f} % after {100 * share:.0f} % of the updates, 50 is chance: it "
+            "has not been learnt yet (more updates, a larger batch, or another weight of the masked words)"
+        )
 
 
 def random_others(own: np.ndarray, *, count: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxvl.interop.albef import export_albef, import_albef, left_out
 from jaxvl.interop.albef_yaml import STAGES, albef_flags
 from jaxvl.interop.bert import import_bert
 from jaxvl.interop.bridgetower import export_bridgetower, import_bridgetower
-from jaxvl.interop.files import Tensors, Tree, WeightsError, load_params, save_params, save_safetensors
+from jaxvl.interop.files import Tensors, WeightsError, load_params, save_params, save_safetensors
 from jaxvl.interop.mcan import export_mcan, import_mcan
 from jaxvl.interop.report import Imported, Report
 from jaxvl.interop.torch_weights import read
@@ -35,13 +35,14 @@ IMPORTS: Mapping[str, Callable[[Tensors, argparse.Namespace], Imported]] = {
     "text_tower": lambda state, args: import_text_tower(state, layers=args.text_layers, tied=bool(args.tied)),
     "vision_tower": lambda state, args: import_vision_tower(state, grid=args.grid),
 }
-EXPORTS: Mapping[str, Callable[[Tree], Tensors]] = {
+EXPORTS: Mapping[str, Callable[..., Tensors]] = {
     "vilt": export_vilt,
     "bridgetower": export_bridgetower,
     "mcan": export_mcan,
     "text_tower": export_text_tower,
     "vision_tower": export_vision_tower,
 }
+DIALECTS = ("vilt", "vision_tower")  # kinds with two sets of foreign names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +86,13 @@ def convert(args: argparse.Namespace) -> None:
     imported = _imported(args)
     if args.source != "jaxvl":
         print(imported.report if args.report else imported.report.summary())
+    if args.names is not None and args.to not in DIALECTS:
+        raise WeightsError(
+            f"--names={args.names}: only {' and '.join(DIALECTS)} have such a choice; leave it out"
+        )
     if args.to in EXPORTS:
-        save_safetensors(out, EXPORTS[args.to](imported.params))
+        more = {} if args.names is None else {"names": args.names}
+        save_safetensors(out, EXPORTS[args.to](imported.params, **more))
     elif args.to == "albef":
         save_safetensors(out, export_albef(imported.params, imported.momentum, imported.queue))
         if dropped := left_out(imported.params):
@@ -162,6 +168,11 @@ def _pair_options(converter: argparse.ArgumentParser) -> None:
     converter.add_argument("--depth", type=int, default=3, help="bridgetower: cross-modal layers (3)")
     converter.add_argument(
         "--take", type=int, nargs="+", metavar="N", help="bridgetower: which of the file's cross-modal layers"
+    )
+    converter.add_argument(
+        "--names",
+        choices=["hf", "original"],
+        help="with --to vilt or vision_tower: whose names are written (hf)",
     )
     converter.add_argument(
         "--tied",

@@ -57,7 +57,11 @@ def test_metrics_say_what_a_round_knew_and_with_what_it_ran(whole):
     for found in metrics:
         bank = found["bank"]
         assert bank["size"] == sum(bank["by_kind"].values()) <= bank["distinct"]
-        assert found["versions"]["jax"] and found["peak_mem"]["host"] > 0.01 and "colour_of" in found["question_types"]
+        assert (
+            found["versions"]["jax"]
+            and found["peak_mem"]["host"] > 0.01
+            and "colour_of" in found["question_types"]
+        )
     assert metrics[0]["bank"]["distinct"] < metrics[-1]["bank"]["distinct"]
 
 

@@ -136,8 +136,14 @@ def test_unused_answer_rows_have_weight_zero():
 
 def test_dropped_and_cut_answers_are_counted():
     reader = FakeQuestions(yes=0.5, no=0.3, **{"a red dog": 0.2})
-    assert QuestionFormat(TOK, answers=2).losses(reader) == {"answers_dropped": 1, "answers_cut": 0}
-    assert QuestionFormat(TOK, answer_length=4).losses(reader) == {"answers_dropped": 0, "answers_cut": 1}
+    assert QuestionFormat(TOK, answers=2).losses(reader) == {
+        "texts_cut": 0,
+        "answers_dropped": 1,
+        "answers_cut": 0,
+    }
+    assert QuestionFormat(TOK, answer_length=4, length=2).losses(reader) == {
+        "texts_cut": 1, "answers_dropped": 0, "answers_cut": 1,
+    }  # fmt: skip
 
 
 def test_questions_have_more_words_at_test_than_in_training():

@@ -53,3 +53,9 @@ def test_wrong_negatives_are_named_and_the_evaluator_is_registered():
     with pytest.raises(ValueError, match="'random' and 'hard'"):
         MatchEval(negatives=("soft",))
     assert EVALS["match"] is MatchEval
+
+
+def test_a_head_at_chance_is_said_once_it_should_have_learnt():
+    check = MatchEval(negatives=("random",)).alarm
+    assert check({"accuracy": 51.0}, share=0.1) is None and check({"accuracy": 55.0}, share=1.0) is None
+    assert "51.0 % after 20 % of the updates" in check({"accuracy": 51.0}, share=0.2)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from foreign_states import albef_pretrained, albef_vqa, assert_same, bert
-from pair_states import SIDE, bridgetower_hf, hf_clip, vilt_hf
+from pair_states import SIDE, bridgetower_hf, hf_clip, vilt_hf, vilt_original
 
 from jaxvl.interop import import_albef, load_params, load_safetensors, save_params, save_safetensors
 from jaxvl.interop.__main__ import main
@@ -66,6 +66,16 @@ def test_vilt_and_bridgetower_there_and_back_lose_nothing(tmp_path):
         assert run("convert", file, params, "--from", name, "--to", "jaxvl", *more) == 0
         assert run("convert", params, back, "--from", "jaxvl", "--to", name) == 0
         assert_same(load_safetensors(back), load_safetensors(file))
+
+
+def test_vilt_is_written_in_the_names_of_its_release(tmp_path, capsys):
+    file, params, back = (tmp_path / f"{i}.safetensors" for i in range(3))
+    save_safetensors(file, vilt_original(np.random.default_rng(0)))
+    assert run("convert", file, params, "--from", "vilt", "--to", "jaxvl", "--grid", SIDE) == 0
+    assert run("convert", params, back, "--from", "jaxvl", "--to", "vilt", "--names", "original") == 0
+    assert_same(load_safetensors(back), load_safetensors(file))
+    assert run("convert", params, back, "--from", "jaxvl", "--to", "albef", "--names", "original") == 1
+    assert "--names=original: only vilt and vision_tower" in capsys.readouterr().err
 
 
 def test_layers_of_a_bridgetower_are_taken_as_asked(tmp_path, capsys):

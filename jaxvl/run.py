@@ -243,7 +243,8 @@ def run_stage(
         state = fit(config, stage, trainer, state, checkpoints, log, schedule, sigterm)
         metrics = evaluate(stage, trainer, state.params)
         log.write_scalars(stage.steps, metrics)
-        log.plot()
+        if stage.steps:  # one evaluation is no curve
+            log.plot()
         result: dict[str, Any] = {"steps": stage.steps}
         if best is not None:
             result["chosen"] = better(checkpoints, metrics, last=stage.steps)
@@ -484,4 +485,5 @@ def report(config: ConfigDict, results: Mapping[str, Mapping[str, float]], root:
                 rows.append([label, *(f"{v:.2f}" if v is not None else "-" for v in values)])
         if rows:
             table(section["title"], ["", *section["columns"]], rows, path=path)
-    print(f"report: {path}   curves: {', '.join(str(p) for p in sorted(root.glob('*/curves.png')))}")
+    drawn = ", ".join(str(p) for p in sorted(root.glob("*/curves.png")))
+    print(f"report: {path}" + (f"   curves: {drawn}" if drawn else ""))

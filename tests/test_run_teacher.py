@@ -101,6 +101,18 @@ def test_the_best_of_several_evaluations_is_the_result_and_what_others_start_fro
         build.stage(config, "vqa", build.tokenizer(config), tmp_path)
 
 
+def test_a_stage_without_updates_scores_given_parameters(tmp_path):
+    pair_run.write(tmp_path / "other", "vqa")
+    params = tmp_path / "other/vqa/checkpoints/1/params.safetensors"
+    config = student(tmp_path / "r", stages__vqa__teacher=None, stages__vqa__task__distill=None, stages__vqa__steps=0,
+                     stages__vqa__init_from=str(params))  # fmt: skip
+    run(config, tmp_path / "r")
+    assert json.loads((tmp_path / "r/vqa" / RESULT).read_text())["steps"] == 0
+    scored, given = chosen_params(tmp_path / "r/vqa"), Checkpoints.params(params)
+    jax.tree.map(np.testing.assert_array_equal, scored, given)
+    assert not (tmp_path / "r/vqa/curves.png").exists()  # one evaluation is no curve
+
+
 def test_a_teacher_of_another_task_is_refused(tmp_path):
     pair_run.write(tmp_path / "other", "teacher_pretrain")
     params = tmp_path / "other/teacher_pretrain/checkpoints/1/params.safetensors"

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvl.atomic import read_json, write_file, write_json
+from jaxvl.atomic import read_json, sha256, write_file, write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.loader import Loader
 from jaxvl.log import Log, Progress
@@ -183,6 +183,7 @@ class Fitter:
             }
             write_file(folder / PARAMS, lambda path: safetensors.numpy.save_file(flat, path))
             result = {**more, "seconds": round(time.monotonic() - started, 3), "examples": len(source)}
+            result["sha256"] = sha256(folder / PARAMS)
             write_json(folder / RESULT, result)
         return Fitted(params, key, False, result)
 

@@ -172,6 +172,9 @@ class RunFolder:
                     lines.append(
                         f"{path} is not the file of event {event.seq}, {event.kind}: its checksum differs"
                     )
+            lines += self._model_problems(event)
+        if digest_of(self.pool()) != self.protocol.get("pool", digest_of(self.pool())):
+            lines.append(f"{self.path / 'pool.json'} is not the pool that the run was begun with")
         ids = self.labelled()
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
         lines += [f"{self.unit.one} {i} was labelled twice" for i in twice]
@@ -183,6 +186,19 @@ class RunFolder:
         ]
         strange = set(ids) - set(self.pool().tolist())
         lines += [f"{self.unit.one} {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
+        return lines
+
+    def _model_problems(self, event: Event) -> list[str]:
+        """A line for each model of an event whose parameters are gone, or are others than were trained."""
+        one = event.data.get("model")
+        models = {**event.data.get("models", {}), **({"task": one} if one else {})}
+        lines = []
+        for stage, model in models.items():
+            digest = model["result"].get("sha256")  # older runs do not say
+            path = self.path.parents[1] / "models" / f"{stage}-{model['key']}" / "params.safetensors"
+            if digest is not None and (not path.exists() or sha256(path) != digest):
+                wrong = "its checksum differs" if path.exists() else "it is missing"
+                lines.append(f"{path} is not the model of event {event.seq}, {event.kind}: {wrong}")
         return lines
 
     def pool(self) -> np.ndarray:

@@ -79,8 +79,15 @@ def test_status_verify_report_and_compare(ran, tmp_path):
     assert (tmp_path / "report" / "curves.csv").exists()
     broken = shutil.copytree(workdir, tmp_path / "copy")
     (broken / "ccrl" / "r0" / "round_000" / "selection.jsonl").write_text("{}\n")
+    model = next((broken / "models").glob("vqme-*/params.safetensors"))
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    next((broken / "models").glob("vaue-*/params.safetensors")).unlink()
+    pool = broken / "random" / "r0" / "pool.json"
+    pool.write_text(pool.read_text().replace("[", "[-1, ", 1))
     found = al("verify", broken)
     assert found.code == 2 and "selection.jsonl is not the file" in found.out
+    assert f"{model} is not the model of event" in found.out and "it is missing" in found.out
+    assert f"{pool} is not the pool that the run was begun with" in found.out
 
 
 def test_a_model_of_the_whole_pool_gives_shares_and_a_dataset_map(ran, tmp_path):

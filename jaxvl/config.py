@@ -209,7 +209,8 @@ def build(
     for key, table in (("variant", variants), ("ablation", ablations)):
         for name in filter(None, parsed.get(key, "").split("+")):
             before = config.to_json(sort_keys=True)
-            if override(config, table[name]).to_json(sort_keys=True) == before:
+            now = override(config, table[name]).to_json(sort_keys=True)
+            if now == before and table[name]:  # one that says nothing is the default's name
                 print(f"note: {key}={name} changes nothing, scale={scale} is like that", file=sys.stderr)
     config.scale = scale
     asked = {stage for name in parsed["stages"] or [""] for stage in chains[name]}

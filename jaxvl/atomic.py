@@ -55,9 +55,8 @@ def read_jsonl(path: Path) -> list[Any]:
       ValueError: a line is not JSON; names file and line.
     """
     rows = []
-    lines = path.read_text(encoding="utf-8").split(
-        "\n"
-    )  # not splitlines: strings may hold U+2028 and its like
+    # Not splitlines: strings may hold U+2028 and its like.
+    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             rows.append(json.loads(line))

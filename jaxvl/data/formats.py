@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxvl.data.alignment import aligned
 from jaxvl.data.answers import soft_scores
 from jaxvl.data.text import Tokenizer, clean_caption, clean_question
-
-if TYPE_CHECKING:
-    pass
 
 Arrays = dict[str, np.ndarray]
 TEST_WORDS = 50  # ALBEF keeps 30 words of a question in training and 50 at test

@@ -49,11 +49,8 @@ NAMES = {
     "question_id": ("question_id",),
     "answer_type": ("answer_type",),
 }
-OFFICIAL = (
-    "answer_type",
-    "question_type",
-    "multiple_choice_answer",
-)  # what annotations say beside the answers
+# What annotations say beside the answers.
+OFFICIAL = ("answer_type", "question_type", "multiple_choice_answer")
 COCO_TEMPLATE = "{split}/COCO_{split}_%012d.jpg"
 GIVE_ANNOTATIONS = "Give the annotations of these questions."
 ROOTS = {"vqa": 0, "vg": 1}
@@ -233,8 +230,10 @@ def parse_vqa_v2(
             if not answers:
                 problem = Problem(file, number, "answers", "is missing", GIVE_ANNOTATIONS)
                 parsed.unanswered[len(parsed.packed)] = problem
-            answer_type = official.pop("answer_type", None)
-            record = _record(image, question, answers, weigh(answers), answer_type, question_id) | official
+            record = _record(
+                image, question, answers, weigh(answers), official.get("answer_type"), question_id
+            )
+            record |= {name: official[name] for name in OFFICIAL[1:] if name in official}
             parsed.add(record, row=number, image_id=row.get("image_id"))
     return parsed
 

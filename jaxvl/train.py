@@ -36,6 +36,8 @@ STOP, SAVE = 0, 1  # columns of batch["signals"]
 class Preempted(Exception):
     """SIGTERM arrived; a checkpoint of `step` is on disk."""
 
+    exit_code = 42
+
     def __init__(self, step: int):
         super().__init__(f"stopped by SIGTERM after a checkpoint at step {step}; the same command resumes")
         self.step = step

@@ -43,13 +43,9 @@ def main(argv: list[str]) -> None:
 
     try:
         run(CONFIG.value, WORKDIR.value)
-    except Preempted as e:
-        print(e, file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(42) if MULTIHOST.value or COORDINATOR.value else sys.exit(42)
-    except Locked as e:
-        print(e, file=sys.stderr)
-        sys.exit(3)
+    except (Preempted, Locked) as e:
+        print(e, file=sys.stderr, flush=True)
+        os._exit(e.exit_code) if MULTIHOST.value or COORDINATOR.value else sys.exit(e.exit_code)
     except (ValueError, FileNotFoundError, KeyError, ImportError) as e:  # the last: an optional package
         if os.environ.get("JAXVL_TRACEBACK"):
             raise
@@ -74,8 +70,8 @@ def one_line(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     lines = str(error.args[0] if error.args else error).strip().splitlines()
-    traceback = any(line.startswith("Traceback") for line in lines)
-    return lines[-1] if traceback else " ".join([f"{type(error).__name__}:", *lines])
+    quoted = any(line.startswith("Traceback") for line in lines)
+    return lines[-1] if quoted else " ".join([f"{type(error).__name__}:", *lines])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class LedgerError(ValueError):
 class Locked(RuntimeError):
     """Another process works on this run."""
 
+    exit_code = 3
+
 
 class Event(NamedTuple):
     """`kind` in capitals, e.g. "COMMITTED"; `data` is JSON."""

@@ -100,7 +100,12 @@ def test_each_network_learns_from_its_own_loss_alone():
     assert not same(second["judge"], told["judge"])
     alone = StateDiscrepancyTask(MODEL, adversarial_weight=0.0)
     without = jax.jit(jax.grad(lambda p: alone.loss(p, extra, batch, KEY)[0]))(params)
-    assert not same(first["encoder"], without["encoder"]) and same(first["decoder"], without["decoder"])
+    for name, alike in (
+        ("encoder", False),
+        ("decoder", True),
+    ):  # of another program, which may round otherwise
+        pairs = zip(*map(jax.tree.leaves, (first[name], without[name])), strict=True)
+        assert all(np.allclose(a, b, 1e-5, 1e-5) for a, b in pairs) == alike, name
 
 
 def test_rows_without_any_label_leave_the_target_learner_alone():

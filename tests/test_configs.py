@@ -73,7 +73,8 @@ def shapes(config, stage, *, loss):
     section = config.stages[stage]
     known = key(config.model, section.model, section.task, section.format, section.get("teacher"), loss)
     if known not in done:
-        answers = None if section.answers is None else ["yes", "no", "red"]
+        classes = section.model.get("classes") or 3  # as many as the model was made for
+        answers = None if section.answers is None else [f"red {i}" for i in range(classes)]
         task = build.task(config, stage, tokenizer(), answers, steps_per_epoch=10)
         batch, rng = example(config, stage), jax.random.key(0)
         params = jax.eval_shape(lambda b: nn.unbox(task.init(rng, b)), batch)

@@ -68,7 +68,7 @@ def test_another_config_in_the_workdir_is_refused_and_more_methods_are_not(ran):
     assert refused.code == 2 and "active.init" in refused.err
     with RunFolder(workdir / "random" / "r0").ledger.open():
         locked = launch("launch/main.py", *flags(workdir))
-    assert locked.code == 3 and "another process" in locked.err and "Traceback" not in locked.err
+    assert locked.code == 3 and "works on this run" in locked.err and "Traceback" not in locked.err
     more = launch("launch/main.py", *flags(workdir, arg="entropy"))
     assert more.code == 0 and "kept" in more.out, more.err
 

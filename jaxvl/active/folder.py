@@ -188,6 +188,11 @@ class RunFolder:
         lines += [f"{self.unit.one} {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
         return lines
 
+    def free(self, ids: np.ndarray, round: int) -> np.ndarray:
+        """Those of `ids` `[N]` that have no labels at the start of a round and are not left out."""
+        taken = {*self.labelled(round), *self.excluded()}
+        return np.array([i for i in ids.tolist() if i not in taken], np.int64)
+
     def _model_problems(self, event: Event) -> list[str]:
         """A line for each model of an event whose parameters are gone, or are others than were trained."""
         one = event.data.get("model")

@@ -145,14 +145,14 @@ class Run:
         counts = self.world.counts
         if round + 1 >= len(counts):
             return f"budget of {counts[-1]} {self.world.unit.many} reached"
-        if not len(self.pool(round)):
+        if not len(self.folder.free(self.world.oracle.ids, round)):
             return f"no {self.world.unit.many} left: all others are labelled or left out"
         metrics = self.folder.rounds
-        local = self.world.options.protocol == "val"  # scores of a server come too late to stop by
-        curve = [m["acc"]["overall"] for m in metrics] if local else []
-        return self.world.options.stop.reason(
-            curve, cost=metrics[-1]["cost"]["total"], seconds=time.monotonic() - self.started
-        )
+        known = (
+            metrics if self.world.options.protocol == "val" else []
+        )  # scores of a server come too late to stop by
+        curve, cost = [m["acc"]["overall"] for m in known], metrics[-1]["cost"]["total"]
+        return self.world.options.stop.reason(curve, cost=cost, seconds=time.monotonic() - self.started)
 
     # ---- phases -------------------------------------------------------------------------------------------
 
@@ -384,10 +384,11 @@ class Run:
         labelled = self.labelled(round)
         if self._pool is not None and self._pool[0] is labelled:
             return self._pool[1]
-        taken = {*self.folder.labelled(round), *self.folder.excluded()}
-        ids = np.array([i for i in self.world.oracle.ids.tolist() if i not in taken], np.int64)
         cache = self.folder.folder(round) / SHARDS  # a pass over a large pool goes on where it was killed
-        self._pool = labelled, self._candidates(ids, round, cache=cache)
+        self._pool = (
+            labelled,
+            self._candidates(self.folder.free(self.world.oracle.ids, round), round, cache=cache),
+        )
         return self._pool[1]
 
     def _candidates(self, ids: np.ndarray, round: int, *, cache: Path | None = None) -> Candidates:

@@ -218,7 +218,7 @@ def test_a_run_ends_where_people_left_everything_else_out(tmp_path):
     give(run, lines(batch(run)[:1]), tmp_path)
     shared = world(tmp_path, simulated=False, budget=0.25)
     with Run(shared, method="entropy", repeat=0, folder=run.path, say=lambda line: None) as one:
-        one.pool = lambda round: []  # as if all others were excluded
+        one.folder.free = lambda ids, round: ids[:0]  # as if all others were excluded
         assert one._over(0) == "no images left: all others are labelled or left out"
 
 

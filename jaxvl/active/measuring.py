@@ -92,6 +92,7 @@ def metrics(
     result: Mapping[str, Any],
     seed: int,
     before: Sequence[Mapping[str, Any]],
+    file: Path,
 ) -> dict[str, Any]:
     """What `metrics.json` says of a round.
 
@@ -100,6 +101,7 @@ def metrics(
       accuracy: of the task model; none under the protocol "test": see `RunFolder.rounds`.
       result: of its training; seed: of it.
       before: metrics of the rounds before.
+      file: what `assess` wrote.
     """
     records, images = labelled.records, len(np.unique(labelled.image_ids))
     return {
@@ -111,6 +113,7 @@ def metrics(
         "n_answers": sum(len(r["answers"]) for r in records),
         "cost": cost(world, records, images),
         "acc": accuracy,
+        "question_types": by_question_type(world, file),
         "train": {TASK: result},
         "balance": balance.summary(labelled.shares.counts, KINDS),
         "seeds": {"master": world.seed, "task": seed},

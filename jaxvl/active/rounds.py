@@ -174,10 +174,9 @@ class Run:
         name, accuracy = measuring.assess(world, self.predict, key=self.keys[TASK], folder=path)
         metrics = measuring.metrics(
             world, labelled, round=round, accuracy=accuracy, result=self._result(TASK, round),
-            seed=self._seed(TASK, round), before=self.folder.rounds,
+            seed=self._seed(TASK, round), before=self.folder.rounds, file=path / name,
         )  # fmt: skip
         metrics |= {"approximate": self.approximate} if self.approximate else {}
-        metrics["question_types"] = measuring.by_question_type(world, path / name)
         write_json(path / METRICS, metrics)
         said = f"accuracy {accuracy['overall']:.2f}" if accuracy else f"answers for EvalAI in {path / name}"
         self._tell(round, said)

@@ -80,7 +80,7 @@ def test_the_best_of_several_evaluations_is_the_result_and_what_others_start_fro
     score = {1: 5.0, 2: 9.0, 3: 9.0, 4: 7.0}
     seen = []
 
-    def evaluate(stage, trainer, params):
+    def evaluate(stage, trainer, params, *, share=1.0):
         seen.append(float(np.abs(params["class_head"]["fc2"]["bias"]).sum()))
         return {"vqa/accuracy": score.get(len(seen), 8.5)}
 

@@ -173,7 +173,8 @@ class RunFolder:
                         f"{path} is not the file of event {event.seq}, {event.kind}: its checksum differs"
                     )
             lines += self._model_problems(event)
-        if digest_of(self.pool()) != self.protocol.get("pool", digest_of(self.pool())):
+        pool = self.pool().tolist()
+        if self.protocol.get("pool") not in (None, digest_of(pool)):
             lines.append(f"{self.path / 'pool.json'} is not the pool that the run was begun with")
         ids = self.labelled()
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
@@ -184,7 +185,7 @@ class RunFolder:
             for r, one in evalai.scores_of(self.path)[1].items()
             if now.get(r) != one["sha256"]
         ]
-        strange = set(ids) - set(self.pool().tolist())
+        strange = set(ids) - set(pool)
         lines += [f"{self.unit.one} {i} is labelled, but not in the pool" for i in sorted(strange)[:5]]
         return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import resource
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +67,8 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> dict[str, float]:
     """The most that this process and each of its devices that says so has held so far, in GiB."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # Linux counts KiB, macOS bytes
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     stats = [d.memory_stats() or {} for d in jax.local_devices()]
     device = max((s["peak_bytes_in_use"] / 2**30 for s in stats if "peak_bytes_in_use" in s), default=None)
     return {"host": round(host, 3)} | ({} if device is None else {"device": round(device, 3)})

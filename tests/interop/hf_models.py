@@ -97,6 +97,14 @@ def hf_vilt(name: str = "ViltModel", *, image_size: int = 384, **kwargs: Any) ->
     return perturbed(getattr(transformers, name), config)
 
 
+def cross_first(self, x, other, attention_mask=None, encoder_attention_mask=None, **_):
+    """BridgeTowerBertCrossLayer.forward with cross-attention before self-attention: the order "pre"."""
+    kwargs = dict(encoder_hidden_states=other, encoder_attention_mask=encoder_attention_mask)
+    x = self.crossattention(x, attention_mask=attention_mask, **kwargs)[0]
+    x, weights = self.attention(x, attention_mask=attention_mask)[:2]
+    return self.feed_forward_chunk(x), weights, weights
+
+
 def run_hf(model: Any, image: np.ndarray = IMAGE, **kwargs: Any) -> Any:
     """Outputs for `IDS` and `image [...,H,W,3]`."""
     import torch

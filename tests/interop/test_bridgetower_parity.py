@@ -10,6 +10,7 @@ from hf_models import (
     IMAGE,
     MASK,
     close,
+    cross_first,
     fuse,
     hf_bridgetower,
     run,
@@ -49,14 +50,8 @@ def test_order_post_is_bridgetower():
 def test_order_pre_is_bridgetower_with_cross_attention_first(monkeypatch):
     from transformers.models.bridgetower import modeling_bridgetower as source
 
-    def forward(self, x, other, attention_mask=None, encoder_attention_mask=None, **_):
-        kwargs = dict(encoder_hidden_states=other, encoder_attention_mask=encoder_attention_mask)
-        x = self.crossattention(x, attention_mask=attention_mask, **kwargs)[0]
-        x, weights = self.attention(x, attention_mask=attention_mask)[:2]
-        return self.feed_forward_chunk(x), weights, weights
-
     post = compare(hf_bridgetower())
-    monkeypatch.setattr(source.BridgeTowerBertCrossLayer, "forward", forward)
+    monkeypatch.setattr(source.BridgeTowerBertCrossLayer, "forward", cross_first)
     pre = compare(hf_bridgetower(), with_cross(order="pre"))
     assert np.abs(pre.text - post.text).max() > 0.1
 

@@ -19,6 +19,7 @@ from hf_models import (
     MASK,
     VILT,
     close,
+    cross_first,
     drawn,
     fuse,
     hf_bridgetower,
@@ -37,7 +38,7 @@ class Case(NamedTuple):
     """A model of ours, the class of transformers that it is, and the heads that this class has.
 
     Attributes:
-      heads: modules of the parameters that are left out, because the class lacks them, are all heads but these.
+      heads: the heads that the class has; all others are left out of the parameters.
       ours: outputs by name, of `(module, images, ids, mask)`.
       theirs: the same of the filled class.
     """
@@ -162,12 +163,6 @@ def patched(name: str) -> Iterator[None]:
 
     layer = source.BridgeTowerBertCrossLayer
     shuffled, forward = torch.multinomial, layer.forward
-
-    def cross_first(self, x, other, attention_mask=None, encoder_attention_mask=None, **_):
-        kwargs = dict(encoder_hidden_states=other, encoder_attention_mask=encoder_attention_mask)
-        x = self.crossattention(x, attention_mask=attention_mask, **kwargs)[0]
-        x, weights = self.attention(x, attention_mask=attention_mask)[:2]
-        return self.feed_forward_chunk(x), weights, weights
 
     torch.multinomial = lambda weights, count, **_: torch.arange(count)
     layer.forward = cross_first if name == "pre" else forward

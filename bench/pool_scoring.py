@@ -3,6 +3,7 @@
     python bench/pool_scoring.py --images 10000,100000 --patterns 256,1024 --out pool_scoring.json
     python bench/pool_scoring.py --strategies --out selection_times.json
     python bench/pool_scoring.py --accept --images 2000 --patterns 256 --out acceptance.json
+    python bench/pool_scoring.py --curve --images 2048 --patterns 1024 --rounds 3 --out curve.json
 
 Every case has a process of its own, whose peak memory is therefore that case's. The pool's features are a small
 memory-mapped file, whose rows serve image after image. "exact" scores every image, "pruned" only those that can still
@@ -14,7 +15,7 @@ how sure the answers are (`--sharpness`, a factor on the logits). How much pruni
 
 `--strategies` times one selection of each strategy instead, with models of the real config; see selection_times.py.
 `--accept` compares accelerated ways of scoring with the oracle instead, for the first number of images and of
-patterns; see pool_acceptance.py.
+patterns; see pool_acceptance.py. `--curve` shows how time grows with the bank; see pool_curve.py.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=2, help="default %(default)s")
     add("--strategies", action="store_true", help="time one selection of each strategy instead")
     add("--accept", action="store_true", help="compare accelerated ways of scoring with the oracle instead")
+    add("--curve", action="store_true", help="time banks and caps of several sizes instead")
     add("--scale", choices=("tiny", "small"), default="small", help="of --strategies; default %(default)s")
     add("--steps", type=int, default=50, help="updates of each model of --strategies; default %(default)s")
     add("--repetitions", type=int, default=10, help="of --strategies; default %(default)s")
@@ -339,6 +341,13 @@ def main(argv: list[str] | None = None) -> None:
             bench = Bench(args, features, args.patterns[0])
             found = {"schema": pool_acceptance.SCHEMA, **about}
             found |= pool_acceptance.run(args, bench, args.images[0])
+    elif args.curve:
+        import pool_curve
+
+        with tempfile.TemporaryDirectory() as folder:
+            features = mapped(Path(folder) / "features.npy", SIZES[args.size])
+            found = {"schema": pool_curve.SCHEMA, **about}
+            found |= pool_curve.run(args, lambda patterns: Bench(args, features, patterns))
     else:
         found = {"schema": SCHEMA, **about, "load": os.getloadavg()[0], **run(args, argv)}
     found["machine"] = cached_inference.machine(

@@ -3,7 +3,8 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
 cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
-`people`: labels come from people, through files; `qa`: questions are chosen, not images; `large`: MCAN-large.
+`people`: labels come from people, through files; `qa`: questions are chosen, not images; `large`: MCAN-large; `shown`:
+scenes of the embedded world are asked only about what they show.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def strategies() -> dict:
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
     return plain | dict(
         coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), badge=dict(name="badge", unit="image"),
+        ll=dict(name="ll", subset=None),
         vabal=dict(name="vabal", groups=100, form="bayes"), cdal=dict(name="cdal", form="k_center", policy=dict(
             width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
@@ -94,13 +96,13 @@ def active() -> dict:
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0, min_answers=1),
         cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
-        scoring=dict(block=256, pairs=2048, compute="float32"),
+        pause=dict(rounds=None, until=None), scoring=dict(block=256, pairs=2048, compute="float32"),
     )
 
 
 def small(width: int, images: int, held: int, repeats: int, share: float, budget: float, steps: int) -> dict:
     """Scenes of the embedded world as six regions of 64 features; narrow models."""
-    world = dict(name="scenes_pool", questions=4, skew=0.0, unlearnable=0.1, objects=(1, 3), hard=0.0)
+    world = dict(name="scenes_pool", questions=4, skew=0.0, unlearnable=0.1, shown=False, objects=(1, 3), hard=0.0)
     sizes, mcan = {"width": width, "heads": width // 32}, dict(mlp=2 * width, depth=2, flat=2 * width, flat_mlp=width)
     models = {f"stages.{name}.model.{k}": v for names, values in (
         ((*MCANS, *VQMES, "vaue"), sizes), (MCANS, mcan), (VQMES, {"critic_width": width}),
@@ -133,7 +135,8 @@ ABLATIONS = {name: value for path, values in {
 
 
 VARIANTS = {
-    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"}, "large": C.under(MCANS, {
+    "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"},
+    "shown": {"active.pool.shown": True, "active.val.shown": True}, "large": C.under(MCANS, {
         "model.width": 1024, "model.mlp": 4096, "model.flat": 2048, "optim.schedule.lr": 7e-5}), "test": {
         "active.protocol": "test", "active.pool": vqa("train2014", "val2014"), "active.answers.file": ANSWERS,
         "active.val": dict(vqa("test2015"), annotations=None), "active.regions": dict(name="store", paths=STORES)},

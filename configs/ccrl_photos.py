@@ -105,7 +105,7 @@ def active() -> dict:
         oracle=dict(name="simulate", min_fraction=0.9, reserve=0.1, suggest=True, gold=0.0, min_answers=1),
         stands_for=True, cost=dict(image=1.0, question=0.0, answer=0.0, second=0.0), strategies=strategies(),
         stop=dict(cost=None, seconds=None, accuracy=None, plateau=None, rounds=3), allow_approx=False,
-        scoring=dict(block=256, pairs=2048, compute="float32"),
+        pause=dict(rounds=None, until=None), scoring=dict(block=256, pairs=2048, compute="float32"),
     )
 
 

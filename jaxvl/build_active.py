@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvl import build, optim
-from jaxvl.active import matching, policy
+from jaxvl.active import calibration, matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import targets
 from jaxvl.active.fitting import Fitter, Plateau, Stage
@@ -189,14 +189,7 @@ def stage(
     kwargs = {k: v for k, v in plain(section.optim).items() if k != "schedule"}
     tx = optim.make_optimizer(schedule=optim.Table(most), bounds={}, **kwargs)
     optim.make_schedule(steps=2, steps_per_epoch=1, examples=2, batch_size=1, **plain(section.optim.schedule))
-    plateau = None
-    if section.plateau is not None:
-        options = plain(section.plateau)
-        calibrate = options.pop("calibrate", False)
-        finish = functools.partial(matching.finished, calibrate=calibrate)
-        score = functools.partial(matching.held_out_scores, calibrate=calibrate)
-        key = "balanced_accuracy_scaled" if calibrate else "balanced_accuracy"
-        plateau = Plateau(score=score, key=key, finish=finish, **options)
+    plateau = None if section.plateau is None else held_out(plain(section.plateau), task, name)
     given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,
@@ -209,6 +202,31 @@ def stage(
         plateau=plateau, vectors=words.vectors if given_words else None,
         loader={k: v for k, v in plain(config.loader).items() if k != "workers"},
     )  # fmt: skip
+
+
+def held_out(options: dict[str, Any], task: Any, name: str) -> Plateau:
+    """How a stage is scored on held-out images: a matcher by the pairs it tells apart, an answer model by its answers.
+
+    Args:
+      options: the section `plateau` of the config.
+      task, name: of the stage.
+
+    Raises:
+      ConfigError: the task has no such score.
+    """
+    calibrate = options.pop("calibrate", False)
+    if "match" in task.predictors:
+        key = "balanced_accuracy_scaled" if calibrate else "balanced_accuracy"
+        score: Any = functools.partial(matching.held_out_scores, calibrate=calibrate)
+        finish: Any = functools.partial(matching.finished, calibrate=calibrate)
+    elif calibration.ASKED in task.predictors:
+        key, score = "accuracy", calibration.held_out_scores
+        finish = functools.partial(calibration.finished, calibrate=calibrate)
+    else:
+        raise ConfigError(
+            f"config.stages.{name}.plateau: {type(task).__name__} has no score on held-out images; set it to None"
+        )
+    return Plateau(score=score, key=key, finish=finish, **options)
 
 
 def region_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxvl.active import evalai
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import Cost, Stop
+from jaxvl.active.folder import PHASES
 from jaxvl.active.full import check_full
 from jaxvl.active.items import IMAGE, UNITS
 from jaxvl.active.oracle import records_of
@@ -45,6 +47,7 @@ def options(active: ConfigDict) -> Options:
     )  # fmt: skip
     check_proposer(active)
     check_people(active)
+    check_pause(plain(active.get("pause", {})))
     if active.full:
         try:
             check_full(made, simulated=oracle.name == "simulate")
@@ -65,6 +68,17 @@ def check_proposer(active: ConfigDict) -> None:
             "config.active.proposer='visible' needs config.active.oracle.name='simulate': the images that people "
             "annotate have no questions yet"
         )
+
+
+def check_pause(pause: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a pause that never comes."""
+    rounds, until = pause.get("rounds"), pause.get("until")
+    if rounds is not None and not (isinstance(rounds, int) and rounds > 0):
+        raise ConfigError(
+            f"config.active.pause.rounds={rounds!r}: expected a number of rounds from 1, or None"
+        )
+    if until is not None and until not in PHASES:
+        raise unknown("config.active.pause.until", until, PHASES)
 
 
 def check_people(active: ConfigDict) -> None:

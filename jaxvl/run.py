@@ -44,6 +44,7 @@ FREE = (
 FREE_KEYS = (
     "active.repeats",
     "active.only",
+    "active.pause",
     "active.stop",
     "active.cost",
     "active.full",

@@ -26,7 +26,7 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
     Returns:
       `{"<method>/r<repeat>": {"state": ..., "accuracy": of the last round}}`.
     """
-    methods, repeats = list(config.run), wanted_repeats(config)
+    methods, repeats, pause = list(config.run), wanted_repeats(config), cfg.plain(config.active.pause)
     with Sigterm() as sigterm:
         try:
             world = build_active.world(config, root, methods=methods, sigterm=sigterm)
@@ -39,7 +39,7 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
         said = caution(world.options.proposer)
         if said is not None:
             print(f"active.proposer={world.options.proposer}: {said}")
-        outcomes = loop.run(world, root, methods=methods, repeats=repeats)
+        outcomes = loop.run(world, root, methods=methods, repeats=repeats, **pause)
         for repeat in repeats if config.active.full else ():
             full.train(world, root, repeat)
     found = loop.runs(root, methods, repeats)

@@ -270,6 +270,8 @@ def said(scores: Mapping[str, float]) -> str:
     out = ""
     if "balanced_accuracy" in scores:
         out += f", balanced accuracy {scores['balanced_accuracy']:.2f} on held-out images"
+    if "log_loss" in scores:  # of an answer model
+        out += f", accuracy {scores['accuracy']:.2f} and ECE {scores['ece']:.2f} on held-out images"
     if "visual_gap" in scores:
         out += f", {scores['balanced_accuracy_text']:.2f} with other images' features"
     return out

@@ -12,6 +12,9 @@ from jaxvl.reproduce.tables import Claim, Data
 SOURCE = "Zhang, Li, Zha, Huang: CCRL, {}"
 DATA = {
     "scenes": Data("the embedded world (generated scenes as region features)", "configs/ccrl.py"),
+    "shown": Data(
+        "the embedded world, asked only about what a scene shows", "configs/ccrl.py", "variant=shown"
+    ),
     "daquar": Data("DAQUAR photos as EfficientNet grid features", "configs/ccrl_photos.py"),
     "coco": Data(
         "COCO photos with yes/no questions, as EfficientNet grid features",

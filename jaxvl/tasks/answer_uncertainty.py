@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvl import losses
 from jaxvl.objectives.uncertainty import indicator
@@ -19,6 +20,7 @@ from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
 
 LABELS = ("hard", "soft")
+TEMPERATURES = np.geomspace(0.1, 10.0, 61)  # 1 is the middle one
 
 
 class AnswerUncertaintyTask(Stateless):
@@ -30,14 +32,18 @@ class AnswerUncertaintyTask(Stateless):
       top_n: classes that "answer" returns; more than there are means all.
 
     Batches: `regions`, `region_mask`, `text`, `text_mask`; to train `hard_label`, or `label` and `label_share`;
-      optionally `mask`. Predictors: "answer" `{index, score}` `[B,n]`; "uncertainty" `{f, p_max, index}` `[B]`.
+      optionally `mask`. Predictors: "answer" `{index, score}` `[B,n]`; "uncertainty" `{f, p_max, index}` `[B]`;
+      "temperatures", with `hard_label`: `{nll, confidence}` `[B,T]`, of the hard label and of the likeliest answer with
+      logits over each of `TEMPERATURES`, and `right [B]`, whether they are the same.
     """
 
     def __init__(self, model: Any, *, label: str = "hard", top_n: int = 10):
         one_of("label", label, LABELS)
         self.model, self.label, self.top_n = model, label, min(top_n, model.classes)
         self.renames: tuple[tuple[str, str], ...] = ()
-        self.predictors: dict[str, Predictor] = {"answer": self._answer, "uncertainty": self._uncertainty}
+        self.predictors: dict[str, Predictor] = {
+            "answer": self._answer, "uncertainty": self._uncertainty, "temperatures": self._temperatures,
+        }  # fmt: skip
 
     def init(self, rng: Key, batch: Batch) -> PyTree:
         """Fresh boxed parameters."""
@@ -72,6 +78,25 @@ class AnswerUncertaintyTask(Stateless):
 
     def _uncertainty(self, params: PyTree, batch: Batch, rng: Key) -> dict[str, Array]:
         return indicator(self._logits(params, batch))._asdict()
+
+    def _temperatures(self, params: PyTree, batch: Batch, rng: Key) -> dict[str, Array]:
+        logits, label = self._logits(params, batch), batch["hard_label"]
+        best = logits.argmax(-1)
+
+        def at(temperature: Array) -> tuple[Array, Array]:
+            logp = jax.nn.log_softmax(logits / temperature, axis=-1)
+            nll, top = (
+                jnp.take_along_axis(logp, i[:, None], axis=-1)[:, 0] for i in (jnp.maximum(label, 0), best)
+            )
+            return -nll, jnp.exp(top)
+
+        nll, confidence = jax.lax.map(at, jnp.asarray(TEMPERATURES, jnp.float32))
+        return {"nll": nll.T, "confidence": confidence.T, "right": (best == label).astype(jnp.float32)}
+
+    def rescaled(self, params: PyTree, *, temperature: float) -> PyTree:
+        """`params` of a `VAUE` with all logits divided by `temperature`."""
+        halves = {n: jax.tree.map(lambda x: x / temperature, params[n]) for n in ("image_half", "text_half")}
+        return {**params, **halves}
 
 
 def _inputs(batch: Batch) -> tuple[Array, Array, Array, Array]:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import cached_inference
 import pool_acceptance
+import pool_curve
 import pool_scoring
 import selection_times
 
@@ -135,3 +136,26 @@ def test_sizes_are_positive(text, capsys):
     with pytest.raises(SystemExit):
         pool_scoring.parse(["--images", text])
     assert "expected positive numbers" in capsys.readouterr().err
+
+
+def test_time_over_patterns_is_a_line_of_least_relative_error():
+    line = pool_curve.linear([64, 256, 1024], [1e-3 + 2e-6 * q for q in (64, 256, 1024)])
+    assert line["start"] == pytest.approx(1e-3) and line["slope"] == pytest.approx(2e-6)
+    assert line["off"] < 1e-9
+    assert pool_curve.linear([1, 2, 3], [1.0, 2.2, 3.0])["off"] > 0.03
+
+
+def test_the_curve_has_every_bank_and_cap(capsys):
+    args = pool_scoring.parse([*TINY[:2], "--curve", "--images", "40", "--patterns", "64", "--rounds", "1"])
+    features = np.zeros((64, 4, 6), np.float16) + np.random.default_rng(0).normal(size=(64, 4, 6)).astype(
+        np.float16
+    )
+    found = pool_curve.run(args, lambda q: pool_scoring.Bench(args, features, q))
+    assert [(r["patterns"], r["k_max"]) for r in found["rows"]] == [
+        (64, None),
+        (256, None),
+        (64, 4),
+        (64, 16),
+    ]
+    assert all(r["images_per_second"] == pytest.approx(40 / r["seconds"]) for r in found["rows"])
+    assert "120000 images: 64 patterns" in capsys.readouterr().out

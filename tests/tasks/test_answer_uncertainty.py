@@ -11,7 +11,7 @@ from tiny_regions import C, F, questions
 
 from jaxvl.models.vaue import VAUE
 from jaxvl.objectives.uncertainty import indicator
-from jaxvl.tasks.answer_uncertainty import AnswerUncertaintyTask
+from jaxvl.tasks.answer_uncertainty import TEMPERATURES, AnswerUncertaintyTask
 
 KEY = jax.random.key(4)
 MODEL = VAUE(words=24, classes=C, feat_dim=F, width=8, heads=2, word_dim=4, dropout=0.0)
@@ -90,3 +90,24 @@ def test_more_answers_than_there_are_mean_all_and_wrong_options_are_named():
     assert AnswerUncertaintyTask(MODEL, top_n=99).top_n == C
     with pytest.raises(ValueError, match="label='both'"):
         AnswerUncertaintyTask(MODEL, label="both")
+
+
+def test_temperatures_divide_the_logits_and_a_rescaled_model_has_that_temperature(params):
+    task, batch = AnswerUncertaintyTask(MODEL), rows()
+    found = jax.jit(task.predictors["temperatures"])(params, batch, KEY)
+    z = logits(params, batch)
+    for at in (0, 17, 30, 60):
+        scaled = z / TEMPERATURES[at]
+        log_p = (
+            scaled
+            - np.log(np.exp(scaled - scaled.max(1, keepdims=True)).sum(1, keepdims=True))
+            - scaled.max(1, keepdims=True)
+        )
+        np.testing.assert_allclose(found["confidence"][:, at], np.exp(log_p.max(1)), rtol=1e-4)
+        known = HARD >= 0
+        np.testing.assert_allclose(found["nll"][known, at], -log_p[known, HARD[known]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            logits(task.rescaled(params, temperature=TEMPERATURES[at]), batch), scaled, rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_array_equal(found["right"], z.argmax(1) == HARD)
+    assert TEMPERATURES[30] == pytest.approx(1)

@@ -86,16 +86,20 @@ def composition(records: Sequence[Mapping[str, Any]], seen: Collection[str] = ()
 
     Returns:
       `images`, `questions`, `per_image`, `types {answer type: share}`, `new_patterns` (distinct questions that nobody
-      had asked before) and `answer_entropy`.
+      had asked before), `answer_entropy`, and `counts {answer type or "overall": {consensus answer: questions}}`.
     """
     images = {int(r["image_id"]) for r in records}
     types = Counter(str(r["answer_type"]) for r in records)
     keys = {question_key(r["question"]) for r in records}
-    counts = Counter(consensus(r["answers"]) for r in records)
+    counts: dict[str, Counter[str]] = {"overall": Counter(), **{kind: Counter() for kind in sorted(types)}}
+    for r in records:
+        for kind in ("overall", str(r["answer_type"])):
+            counts[kind][consensus(r["answers"])] += 1
     return {
         "images": len(images), "questions": len(records), "per_image": len(records) / max(1, len(images)),
         "types": {k: n / len(records) for k, n in sorted(types.items())},
-        "new_patterns": len(keys - set(seen)), "answer_entropy": entropy(list(counts.values())),
+        "new_patterns": len(keys - set(seen)), "answer_entropy": entropy(list(counts["overall"].values())),
+        "counts": counts,
     }  # fmt: skip
 
 

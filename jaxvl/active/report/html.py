@@ -19,6 +19,7 @@ from jaxvl.active.report.comparison import Bootstrap
 from jaxvl.active.report.curves import balance_figure
 from jaxvl.active.report.full import full_parts, map_parts
 from jaxvl.active.report.matchers import (
+    ANSWER_COLUMNS,
     COLUMNS,
     approximate_lines,
     matcher_rows,
@@ -58,6 +59,15 @@ ABOUT_MATCHERS = (
 ABOUT_TIME = (
     "Means over rounds and repeats. Models that were kept from another run are left out; - = all of them were, or "
     "the method needs none. Selection is from trained models to image ids, the first round with compilation."
+)
+ABOUT_SPREAD = (
+    "New: labels of a round after the initial one, mean over rounds; all: at the end of a run; both are means over "
+    "repeats. Gini runs over the answers of the type that any run has labels of."
+)
+SPREAD = ("method", "answer type", "new: entropy", "new: Gini", "all: entropy", "all: Gini")
+ABOUT_ANSWER_MODELS = (
+    "Means over rounds and repeats, of questions of held-out images: official answers are not asked, but whether the "
+    "likeliest answer is the consensus. Calibrated: with all logits over a temperature that the other half chose."
 )
 NEWEST = {
     "images": ("images", ",.0f"), "questions": ("questions", ",.0f"), "per_image": ("questions of an image", ".2f"),
@@ -107,6 +117,7 @@ def page(content: Content) -> str:
         section("What was picked", *picked_parts(content)),
         section("Dataset map of what was picked", *map_parts(content.runs)),
         section("Matching of questions and images", matcher_table(content.runs)),
+        section("Calibration of answer models", answer_model_table(content.runs)),
         section("Answers that are no candidates", outside_table(content.runs)),
         section("Score and number of matches", match_table(content.runs)),
         section("Images that were picked, and why", reasons(content)),
@@ -138,8 +149,16 @@ def picked_parts(content: Content) -> list[str]:
         rows.append([method, *means, *shares])
     return [
         picture(figure, "balance of what was picked"), note(ABOUT_BALANCE), "<h3>The newest labels</h3>",
-        table(["method", *(title for title, _ in NEWEST.values()), *kinds], rows), *_overlaps(content),
+        table(["method", *(title for title, _ in NEWEST.values()), *kinds], rows), *_spread(found), *_overlaps(content),
     ]  # fmt: skip
+
+
+def _spread(found: Sequence[picks.Picked]) -> list[str]:
+    rows = [
+        [method, kind, *("-" if v is None else f"{v:.3f}" for v in values)]
+        for method, kind, *values in picks.spread_rows(found)
+    ]
+    return ["<h3>How evenly answers are spread</h3>", table(SPREAD, rows), note(ABOUT_SPREAD)]
 
 
 def _overlaps(content: Content) -> list[str]:
@@ -164,6 +183,14 @@ def matcher_table(runs: Sequence[RunRecord]) -> str:
     if not rows:
         return ""
     return table(("method", "stage", *COLUMNS.values()), rows) + note(ABOUT_MATCHERS)
+
+
+def answer_model_table(runs: Sequence[RunRecord]) -> str:
+    """Held-out scores of the answer models that have some."""
+    rows = matcher_rows(runs, ANSWER_COLUMNS)
+    if not rows:
+        return ""
+    return table(("method", "stage", *ANSWER_COLUMNS.values()), rows) + note(ABOUT_ANSWER_MODELS)
 
 
 def match_table(runs: Sequence[RunRecord]) -> str:

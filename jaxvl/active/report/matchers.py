@@ -1,4 +1,4 @@
-"""How good the matchers of runs are on held-out images, and what must be known of a selection: from their events."""
+"""From events of runs: how good matchers and answer models are on held-out images; what to know of a selection."""
 
 from __future__ import annotations
 
@@ -22,25 +22,38 @@ COLUMNS: Mapping[str, str] = {
     "match_rate": "match rate",
 }
 
+ANSWER_COLUMNS: Mapping[str, str] = {
+    "accuracy": "accuracy",
+    "log_loss": "log loss, nats",
+    "ece": "ECE",
+    "temperature": "temperature",
+    "log_loss_calibrated": "log loss, calibrated",
+    "ece_calibrated": "ECE, calibrated",
+}
+
 
 def fits(run: RunRecord) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """Round, stage and event data of every model of a run that was scored on held-out images."""
     for row in run.rounds:
         event = run.events(int(row["round"])).get("FITTED")
         for stage, model in (event.data["models"] if event is not None else {}).items():
-            if "balanced_accuracy" in model.get("result", {}).get("held_out", {}):
+            if model.get("result", {}).get("held_out"):
                 yield int(row["round"]), stage, model
 
 
-def matcher_rows(runs: Sequence[RunRecord]) -> list[list[Any]]:
-    """Rows `[method, stage, *COLUMNS]`, means over rounds and repeats; None where no fit has the score."""
+def matcher_rows(runs: Sequence[RunRecord], columns: Mapping[str, str] = COLUMNS) -> list[list[Any]]:
+    """Rows `[method, stage, *columns]` of the models that have the first of these scores.
+
+    Means over rounds and repeats; "-" where no fit has the score.
+    """
     values: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for run in runs:
         for _, stage, model in fits(run):
-            values.setdefault((run.method, stage), []).append(model["result"]["held_out"])
+            if next(iter(columns)) in model["result"]["held_out"]:
+                values.setdefault((run.method, stage), []).append(model["result"]["held_out"])
     rows: list[list[Any]] = []
     for (method, stage), scores in values.items():
-        found = [[s[name] for s in scores if name in s] for name in COLUMNS]
+        found = [[s[name] for s in scores if name in s] for name in columns]
         rows.append([method, stage, *(f"{np.mean(v):.3f}" if v else "-" for v in found)])
     return rows
 

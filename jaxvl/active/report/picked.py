@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxvl.active.report.balance import (
     composition,
-    consensus,
     entropy,
     gini,
     jaccard,
@@ -36,7 +35,8 @@ class Picked:
 
     Attributes:
       images: ids that came in.
-      rows: `composition` of what came in, with `entropy` and `answers` (counts) of all labels so far.
+      rows: `composition` of what came in, with `entropy` and `answers` of all labels so far; the latter like its
+        `counts`.
     """
 
     method: str
@@ -49,15 +49,17 @@ def picks_of(run: RunRecord) -> Picked:
     """Labels of a run up to its last evaluated round."""
     out = Picked(run.method, run.repeat, [], [])
     seen: set[str] = set()
-    counts: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {}
     for number in range(INITIAL, int(run.rounds[-1]["round"])):
         records = run.questions(number)
         row = composition(records, seen)
         seen |= {question_key(r["question"]) for r in records}
-        counts.update(consensus(r["answers"]) for r in records)
+        for kind, new in row["counts"].items():
+            counts.setdefault(kind, Counter()).update(new)
         before = set(run.labelled(number)) if number > INITIAL else set()
         out.images.append(set(run.labelled(number + 1)) - before)
-        out.rows.append({**row, "entropy": entropy(list(counts.values())), "answers": dict(counts)})
+        out.rows.append({**row, "entropy": entropy(list(counts["overall"].values())),
+                         "answers": {kind: dict(c) for kind, c in counts.items()}})  # fmt: skip
     return out
 
 
@@ -66,7 +68,7 @@ def over_rounds(found: Sequence[Picked]) -> dict[str, dict[str, np.ndarray]]:
 
     Gini runs over all answers that any of the runs has labels of.
     """
-    size = len({a for p in found for row in p.rows for a in row["answers"]})
+    size = _sizes(found)["overall"]
     out: dict[str, dict[str, np.ndarray]] = {}
     for method in dict.fromkeys(p.method for p in found):
         mine = [p for p in found if p.method == method]
@@ -82,8 +84,41 @@ def over_rounds(found: Sequence[Picked]) -> dict[str, dict[str, np.ndarray]]:
 def _quantities(row: Mapping[str, Any], size: int) -> dict[str, float]:
     return {
         **{k: row[k] for k in QUANTITIES if k != "gini"},
-        "gini": gini(list(row["answers"].values()), size),
+        "gini": gini(list(row["answers"]["overall"].values()), size),
     }
+
+
+def _sizes(found: Sequence[Picked]) -> dict[str, int]:
+    """Answer type or "overall" -> how many answers any of the runs has labels of."""
+    known: dict[str, set[str]] = {}
+    for p in found:
+        for kind, counts in p.rows[-1]["answers"].items():
+            known.setdefault(kind, set()).update(counts)
+    return {kind: len(known[kind]) for kind in sorted(known, key=lambda k: (k != "overall", k))}
+
+
+def spread_rows(found: Sequence[Picked]) -> list[list[Any]]:
+    """How evenly answers are spread, by answer type.
+
+    Returns:
+      Rows `[method, type, entropy and Gini of a round's new labels, the same of all labels at the end]`: means over
+      repeats, of new labels over the rounds after the initial one too; None where nothing of the type came.
+    """
+    rows: list[list[Any]] = []
+    for method in dict.fromkeys(p.method for p in found):
+        mine = [p for p in found if p.method == method]
+        for kind, size in _sizes(found).items():
+            new = [c for p in mine for row in p.rows[1:] if (c := row["counts"].get(kind))]
+            last = [c for p in mine if (c := p.rows[-1]["answers"].get(kind))]
+            rows.append([method, kind, *_spread(new, size), *_spread(last, size)])
+    return rows
+
+
+def _spread(counts: Sequence[Mapping[str, int]], size: int) -> tuple[float | None, float | None]:
+    if not counts:
+        return None, None
+    values = [list(c.values()) for c in counts]
+    return float(np.mean([entropy(v) for v in values])), float(np.mean([gini(v, size) for v in values]))
 
 
 def overlap(found: Sequence[Picked], a: str, b: str) -> float | None:

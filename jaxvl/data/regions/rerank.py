@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-METHODS = ("onepass", "softnms", "none")
+METHODS = ("onepass", "softnms", "softnms_linear", "none")
 SIGMA = 0.5
+OVERLAP = 0.3  # "softnms_linear" leaves boxes alone that overlap no more than this
 
 
 def rerank(boxes: np.ndarray, conf: np.ndarray, *, keep: int, method: str = "onepass") -> np.ndarray:
@@ -22,8 +23,8 @@ def rerank(boxes: np.ndarray, conf: np.ndarray, *, keep: int, method: str = "one
       conf: `[N]`, finite and not negative; of a detection, the greatest probability of a class other than background.
       keep: K.
       method: "onepass" lowers each confidence by its overlaps with all boxes of higher confidence, then sorts again;
-        "softnms" takes the best, lowers the others by their overlap with it, and so on; "none" sorts by confidence.
-        Of equal values, the earlier box comes first.
+        "softnms" takes the best, lowers the others by their overlap with it, and so on; "softnms_linear" likewise, by
+        the factor 1 - IoU where IoU > 0.3; "none" sorts by confidence. Of equal values, the earlier box comes first.
 
     Raises:
       ValueError: unknown method, or shapes or values that do not fit.
@@ -35,8 +36,8 @@ def rerank(boxes: np.ndarray, conf: np.ndarray, *, keep: int, method: str = "one
         raise ValueError(
             f"boxes {list(boxes.shape)} with conf {list(conf.shape)}: expected [N,4], [N] finite and not negative"
         )
-    if method == "softnms":
-        return _softnms(boxes, conf, keep)
+    if method.startswith("softnms"):
+        return _softnms(boxes, conf, keep, linear=method == "softnms_linear")
     order = np.argsort(-conf, kind="stable")
     if method == "onepass":
         lowered = conf[order] * np.exp(_log_decay(boxes[order]))
@@ -60,12 +61,14 @@ def _log_decay(boxes: np.ndarray) -> np.ndarray:
     return -np.tril(overlap**2, k=-1).sum(-1) / SIGMA
 
 
-def _softnms(boxes: np.ndarray, conf: np.ndarray, keep: int) -> np.ndarray:
+def _softnms(boxes: np.ndarray, conf: np.ndarray, keep: int, *, linear: bool) -> np.ndarray:
     left, taken = conf.copy(), []
     for _ in range(min(keep, len(conf))):
         best = int(np.argmax(left))  # the first of equals
         taken.append(best)
-        left = left * np.exp(-(iou(boxes[best : best + 1], boxes)[0] ** 2) / SIGMA)
+        overlap = iou(boxes[best : best + 1], boxes)[0]
+        decay = np.where(overlap > OVERLAP, 1 - overlap, 1.0) if linear else np.exp(-(overlap**2) / SIGMA)
+        left = left * decay
         left[taken] = -1.0  # below any that is left, also below one that fell to 0
     return np.array(taken, np.int64)
 

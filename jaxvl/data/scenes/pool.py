@@ -1,7 +1,7 @@
-"""A pool of the embedded world for active learning: all questions of many scenes, with two knobs.
+"""A pool of the embedded world for active learning: all questions of many scenes, with three knobs.
 
-Real questions are answered unevenly, and some cannot be answered from the picture at all. `skew` and `unlearnable` make
-the balanced world as bad as wished, so that strategies can be told apart (specification 12.8).
+Real questions are answered unevenly, some cannot be answered from the picture at all, and most are about what it shows.
+`skew`, `unlearnable` and `shown` make the balanced world so, so that strategies can be told apart (specification 12.8).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .annotators import targets, ten_answers
 from .dice import Dice
 from .hard_questions import HARD
-from .language import COLOUR_WORDS, the
+from .language import COLOUR_WORDS, plural, the
 from .questions import EASY, NUMBER, OTHER, YES_NO, Asked, asked, named
 from .readers import QUESTION_LIMIT, SceneQuestions
 from .world import COLOURS, MAX_THINGS, SHAPES, TEXTURES, Scene
@@ -29,6 +29,7 @@ _FIRST: Mapping[str, tuple[str, ...]] = {  # the earlier, the more frequent unde
         *TEXTURES,
     ),
 }
+_NAMES: Mapping[str, str] = {form: v for v in (*COLOURS, *SHAPES) for form in (v, plural(v))}
 _SECRETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (YES_NO, "was {the} there yesterday?", ("yes", "no")),
     (YES_NO, "does the artist like {the}?", ("yes", "no")),
@@ -36,6 +37,20 @@ _SECRETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (OTHER, "what {color} was {the} last year?", COLOURS),
     (OTHER, "which shape did the artist want instead of {the}?", SHAPES),
 )
+
+
+def fits(question: str, s: Scene) -> bool:
+    """Whether all colours and shapes that a question names are in the picture."""
+    return named_in(question) <= {v for thing in s.things for v in (thing.colour, thing.shape)}
+
+
+def named_in(question: str) -> set[str]:
+    """The colours and shapes that a question names."""
+    return {_NAMES[w] for w in question.replace("?", " ").split() if w in _NAMES}
+
+
+def _telling(question: str, s: Scene) -> bool:
+    return bool(named_in(question)) and fits(question, s)
 
 
 class _Question(NamedTuple):
@@ -57,6 +72,8 @@ class ScenePool(SceneQuestions):
       skew: how uneven answers are, in [0, 1). Each question is chosen among several of its answer type, and an answer
         that stands one place later in a fixed list has a weight smaller by the factor 1 - skew. 0 is the balanced
         world; at 0.9, some 87 % of the yes/no questions are answered "yes".
+      shown: each question names a colour or a shape, and none that is not in the picture, so that it tells something
+        about the picture; the balanced world asks as often of what is not there.
       unlearnable: share of questions, in [0, 1], whose answers have nothing to do with the picture: people agree on
         them, but by what they know, not by what is shown. A scene that has no new one to ask gives another question.
       **kwargs: of `SceneQuestions`: `hard`, `seed`, `image_size`, `objects`.
@@ -73,6 +90,7 @@ class ScenePool(SceneQuestions):
         questions: int = 4,
         skew: float = 0.0,
         unlearnable: float = 0.0,
+        shown: bool = False,
         **kwargs: Any,
     ) -> None:
         if images < 1 or questions < 1:
@@ -82,7 +100,7 @@ class ScenePool(SceneQuestions):
         if not 0 <= unlearnable <= 1:
             raise ValueError(f"unlearnable is a share of questions, in [0, 1], got {unlearnable}")
         super().__init__(split, size=images * questions, questions_per_scene=questions, **kwargs)
-        self.skew, self.unlearnable = skew, unlearnable
+        self.skew, self.unlearnable, self.shown = skew, unlearnable, shown
         self._last: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def annotation(self, i: int) -> dict[str, Any]:
@@ -123,7 +141,7 @@ class ScenePool(SceneQuestions):
 
     def _answerable(self, s: Scene, dice: Dice, earlier: set[str]) -> _Question:
         # The first draw fixes level and answer type, whose shares a skew of the answers must leave alone.
-        name, level, found = self._ask(s, dice, earlier)
+        name, level, found = self._fitting(s, dice, earlier)
         families = EASY if level == "easy" else HARD
         answer_type = families[name].answer_type
         options = [_Question(name, level, answer_type, found)]
@@ -133,9 +151,19 @@ class ScenePool(SceneQuestions):
         for _ in range(_TRIES):
             name = dice.weighted(names, [families[n].weight for n in names])
             again = families[name].ask(s, dice)
-            if again is not None and again.text not in earlier:
+            if again is not None and again.text not in earlier and self._may(again, name, s):
                 options.append(_Question(name, level, answer_type, again))
         return dice.weighted(options, [self._weight(o.asked.answer, answer_type) for o in options])
+
+    def _fitting(self, s: Scene, dice: Dice, earlier: set[str]) -> tuple[str, str, Asked]:
+        while True:  # of any thing that is shown, colour and shape can be asked in many words
+            name, level, found = self._ask(s, dice, earlier)
+            if self._may(found, name, s):
+                return name, level, found
+
+    def _may(self, found: Asked, name: str, s: Scene) -> bool:
+        # "Is there a star?" would always be answered "yes".
+        return not self.shown or (name != "exist_one" and _telling(found.text, s))
 
     def _secret(self, s: Scene, dice: Dice, earlier: set[str]) -> _Question | None:
         """A question about a thing in the picture that the picture does not answer; None if all are asked already."""
@@ -143,7 +171,7 @@ class ScenePool(SceneQuestions):
         for description in named(s, dice).values():
             for answer_type, template, answers in _SECRETS:
                 text = template.format(the=the(description), color=dice.pick(COLOUR_WORDS))
-                if text not in earlier:
+                if text not in earlier and (not self.shown or _telling(text, s)):
                     options.append((answer_type, text, answers))
         if not options:
             return None

@@ -69,7 +69,28 @@ def test_picks_are_what_each_round_added():
     got = pi.picks_of(run)
     assert [len(x) for x in got.images] == [20, 20, 20]
     assert set.union(*got.images) == set(run.labelled(2))
-    assert sum(sum(got.rows[-1]["answers"].values()) for _ in [0]) == 180  # counts are cumulative
+    assert sum(got.rows[-1]["answers"]["overall"].values()) == 180  # counts are cumulative
+    assert (
+        sum(n for row in got.rows for n in row["counts"]["overall"].values()) == 180
+    )  # those of a round are not
+    by_type = [sum(c.values()) for kind, c in got.rows[-1]["answers"].items() if kind != "overall"]
+    assert sum(by_type) == 180 and len(by_type) > 1
+
+
+def test_spread_of_answers_is_by_type_of_new_labels_and_of_all():
+    def row(counts, answers):
+        return {"counts": counts, "answers": answers}
+
+    first = {"overall": {"yes": 2, "dog": 1}, "yes/no": {"yes": 2}, "other": {"dog": 1}}
+    new = {"overall": {"no": 3, "dog": 1}, "yes/no": {"no": 3}, "other": {"dog": 1}}
+    total = {"overall": {"yes": 2, "dog": 2, "no": 3}, "yes/no": {"yes": 2, "no": 3}, "other": {"dog": 2}}
+    got = pi.spread_rows([pi.Picked("m", 0, [set(), set()], [row(first, first), row(new, total)])])
+    assert [r[:2] for r in got] == [["m", "overall"], ["m", "other"], ["m", "yes/no"]]
+    overall, other, yes = (r[2:] for r in got)
+    want = [ba.entropy([3, 1]), ba.gini([3, 1, 0]), ba.entropy([2, 2, 3]), ba.gini([2, 2, 3])]
+    np.testing.assert_allclose(overall, want)
+    assert other == [1, 0, 1, 0]  # one answer, and it is the only one that anybody labelled
+    np.testing.assert_allclose(yes, [1, ba.gini([3, 0]), ba.entropy([2, 3]), ba.gini([2, 3])])
 
 
 def test_methods_share_their_initial_images_but_no_more():

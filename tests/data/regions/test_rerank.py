@@ -31,15 +31,21 @@ def test_onepass_is_the_formula_written_as_loops():
     np.testing.assert_array_equal(rerank(boxes, conf, keep=36), np.argsort(-lowered)[:36])
 
 
-def test_softnms_is_the_formula_written_as_loops():
+@pytest.mark.parametrize("method", ["softnms", "softnms_linear"])
+def test_softnms_is_the_formula_written_as_loops(method):
+    def decay(iou):
+        if method == "softnms_linear":
+            return 1 - iou if iou > 0.3 else 1
+        return np.exp(-(iou**2) / 0.5)
+
     boxes, conf = random_boxes(1)
     left, want = dict(enumerate(conf)), []
     while len(want) < 36:
         best = max(left, key=left.get)
         want.append(best)
         del left[best]
-        left = {n: s * np.exp(-(overlap(boxes[n], boxes[best]) ** 2) / 0.5) for n, s in left.items()}
-    np.testing.assert_array_equal(rerank(boxes, conf, keep=36, method="softnms"), want)
+        left = {n: s * decay(overlap(boxes[n], boxes[best])) for n, s in left.items()}
+    np.testing.assert_array_equal(rerank(boxes, conf, keep=36, method=method), want)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -87,7 +93,7 @@ def test_confidences_of_zero_and_boxes_without_area_are_no_trouble():
 
 def test_what_cannot_be_ranked_is_refused():
     boxes, conf = random_boxes(4)
-    with pytest.raises(ValueError, match="expected one of onepass, softnms, none"):
+    with pytest.raises(ValueError, match="expected one of onepass, softnms, softnms_linear, none"):
         rerank(boxes, conf, keep=3, method="nms")
     for bad in (conf[:3], conf - 1, np.where(conf > 0.5, np.nan, conf)):
         with pytest.raises(ValueError, match="finite and not negative"):

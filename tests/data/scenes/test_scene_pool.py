@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxvl.data.scenes import answers
-from jaxvl.data.scenes.pool import ScenePool
+from jaxvl.data.scenes.pool import ScenePool, fits
 from jaxvl.data.scenes.questions import NUMBER, OTHER, YES_NO
+from jaxvl.data.scenes.world import COLOURS
 
 
 @functools.cache
@@ -52,6 +53,32 @@ def test_a_skew_makes_answers_uneven_and_leaves_the_kinds_alone(kind):
     assert entropy(even, kind) > entropy(half, kind) + 0.01 > entropy(strong, kind) + 0.1
     shares = [np.mean([r["answer_type"] == kind for r in found]) for found in (even, half, strong)]
     assert max(shares) - min(shares) < 0.05
+
+
+def test_a_pool_of_what_is_shown_asks_of_nothing_else_and_both_answers_come():
+    pool = ScenePool("train", images=250, shown=True, unlearnable=0.1, objects=(1, 3), hard=0.0)
+    found = [(pool.annotation(i), pool.scene(i)) for i in range(len(pool))]
+    assert all(fits(row["question"], scene) for row, scene in found)
+    yes = np.mean([r["answer"] == "yes" for r, _ in found if r["answer_type"] == YES_NO])
+    assert 0.4 < yes < 0.6
+    kinds = Counter(r["answer_type"] for r, _ in found)
+    assert min(kinds[k] for k in (YES_NO, NUMBER, OTHER)) > 100
+    # a question about another picture mostly is about something that is not there; in the balanced world it may be
+    others = np.mean([fits(row["question"], found[(i + 40) % 1000][1]) for i, (row, _) in enumerate(found)])
+    assert others < 0.35
+    assert (
+        np.mean([fits(r["question"], pool.scene(i)) for i, r in enumerate(rows(objects=(1, 3), hard=0.0))])
+        < 0.95
+    )
+
+
+def test_a_question_fits_where_all_that_it_names_is_shown():
+    s = ScenePool("train", images=1, objects=(1, 1)).scene(0)
+    (thing,) = s.things
+    other = next(c for c in COLOURS if c != thing.colour)
+    assert fits(f"what colour is the {thing.shape}?", s) and fits("how many things are there?", s)
+    assert fits(f"how many {thing.colour} things are there?", s)
+    assert not fits(f"is the {other} thing a {thing.shape}?", s) and not fits(f"how many {other} things?", s)
 
 
 def test_the_skew_is_as_large_as_it_says():

@@ -3,8 +3,7 @@
 Without an argument: Random and CCRL, three repeats each, at `scale=small` on the embedded world. `:entropy,badge` runs
 these methods, `:all` every one. `scale=paper` is the recipe of Zhang et al., "Active learning for VQA based on
 cross-modal contrastive representation learning", on VQA v2; `variant=test`: pool train and val, EvalAI scores test.
-`people`: labels come from people, through files; `qa`: questions are chosen, not images; `large`: MCAN-large; `shown`:
-scenes of the embedded world are asked only about what they show.
+`people`: labels come from people; `qa`: questions are chosen; `large`: MCAN-large; `shown`: asked is what is shown.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ CHAINS = {"": ("random", "ccrl"), "all": METHODS, "ablations": ("random", "ccrl"
 ANSWERS = "data/vqa_v2/answer_dict.json"
 STORES = tuple(f"data/regions/{split}36" for split in ("train", "val", "test"))
 MCAN = dict(name="mcan", width=512, heads=8, mlp=2048, depth=6, flat=1024, flat_mlp=512, dropout=0.1)
-MCANS, VQMES, VAE = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl", "prefilter"), dict(name="adversarial_vae")
+MCANS, VQMES = ("task", "ll", "ranker"), ("vqme", "vqme_mi", "vqme_cl", "prefilter", "joint")
 BLOCKS = dict(width=512, heads=8, layers=1, block="residual", pool="attflat", dropout=0.1)
 ADAM = dict(weight_decay=0.0, betas=(0.9, 0.98), eps=1e-9, clip=None)
 RATE = dict(name="mcan", lr=1e-4)  # quarter steps up over three epochs, a fifth at epochs 10 and 12
+PLATEAU = dict(share=0.1, delta=0.002, patience=3, least=5, every=1, calibrate=False)  # on held-out images (5.6)
 
 
 def stage(**values: object) -> dict:
@@ -34,27 +34,29 @@ def stage(**values: object) -> dict:
 
 def stages() -> dict:
     """The scored model, and what samplers train beside it (specification, sections 4 to 8)."""
-    plateau = dict(share=0.1, delta=0.002, patience=3, least=5, every=1, calibrate=False)
     plain = dict(ADAM, schedule=dict(name="constant", lr=5e-4), betas=(0.9, 0.999), eps=1e-8)
     rise = dict(ADAM, schedule=dict(name="linear", lr=1e-4, min_lr=1e-4, warmup=0.05), clip=5.0)
     vqme = dict(model=dict(BLOCKS, name="vqme", critic="concat1", critic_width=512, project=128, tau=0.1,
-                learn_tau=None), optim=rise, batch_size=256, epochs=40, plateau=plateau)
+                learn_tau=None), optim=rise, batch_size=256, epochs=40, plateau=PLATEAU)
     match = dict(name="question_match", cl_weight=1.0, mi_weight=1.0, cl_form="infonce", neg="all", neg_count=None)
     vae, often = dict(optim=plain, batch_size=250, epochs=20), dict(factor=0.85, at=[i / 30 for i in range(1, 30)])
     falls = [plain | dict(schedule=dict(name="stairs", **kw)) for kw in (dict(lr=5e-4, **often), dict(lr=1e-2))]
     return dict(
         task=stage(model=dict(MCAN), task=dict(name="region_vqa", prob="softmax", passes=10)),
         vqme=stage(**vqme, task=match), vqme_mi=stage(**vqme, task=dict(match, cl_weight=0.0)),
-        vqme_cl=stage(**vqme | dict(model=dict(vqme["model"], critic="cosine"), plateau=dict(plateau, calibrate=True)),
+        vqme_cl=stage(**vqme | dict(model=dict(vqme["model"], critic="cosine"), plateau=dict(PLATEAU, calibrate=True)),
                       task=dict(match, mi_weight=0.0)),
         prefilter=stage(**vqme | dict(model=dict(vqme["model"], critic="separable")), task=match),
+        joint=stage(**vqme | dict(model=dict(vqme["model"], name="shared_encoders")), task=dict(
+            match, name="match_and_answer", answer_weight=1.0, label="hard")),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
-        ll=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="margin", cut=0.6))),
-        ranker=stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind="bce", cut=0.6))),
-        sraal=stage(**vae | dict(optim=falls[0], model=dict(name="sraal")), task=dict(
-            name="state_discrepancy", adversarial="labelled")),
-        vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(VAE)),
-        tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(VAE, kl_over="mean", critic_every=1)),
+        **{name: stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind=kind, cut=0.6)))
+           for name, kind in (("ll", "margin"), ("ranker", "bce"))},
+        sraal=stage(**vae | dict(optim=falls[0], model=dict(name="sraal")),
+                    task=dict(name="state_discrepancy", adversarial="labelled")),
+        vaal=stage(**vae, model=dict(name="vaal", ranked=False), task=dict(name="adversarial_vae")),
+        tavaal=stage(**vae, model=dict(name="vaal", ranked=True), task=dict(
+            name="adversarial_vae", kl_over="mean", critic_every=1)),
         vabal=stage(**vae | dict(optim=falls[1]), model=dict(name="vabal", groups=100), task=dict(name="bayes_vae")),
     )
 
@@ -63,11 +65,10 @@ def strategies() -> dict:
     """Each method's strategy; CCRL's ablations are its options (section 8.9)."""
     ccrl = dict(name="ccrl", threshold=0.5, min_k=1, k_max=None, prefilter=None, agg="sum", top_k=8, rate="one_minus",
                 match="critic", uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound",
-                diversify=None, pool_factor=4)
+                encoders="own", diversify=None, pool_factor=4)
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
-    return plain | dict(
-        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), badge=dict(name="badge", unit="image"),
-        ll=dict(name="ll", subset=None),
+    return plain | dict(ll=dict(name="ll", subset=None), badge=dict(name="badge", unit="image"),
+        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None),
         vabal=dict(name="vabal", groups=100, form="bayes"), cdal=dict(name="cdal", form="k_center", policy=dict(
             width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
@@ -128,12 +129,11 @@ ABLATIONS = {name: value for path, values in {
     "active.strategies.ccrl.rate": ("printed", "inverse", "sqrt_inverse", "effective", "none"),
     "active.strategies.ccrl.agg": ("mean", "topk_mean"), "active.strategies.ccrl_b.match": ("raw_glove",),
     "active.bank.reduce": ("frequency", "prefix", "all"), "stages.vqme.model.critic": ("separable", "concat2"),
-    "stages.vqme.task.cl_form": ("printed",), "stages.vqme.task.neg": ("derangement",),
-    "stages.vaue.model.qga": ("question",), "stages.vaue.task.label": ("soft",),
+    "stages.vqme.task.cl_form": ("printed",), "stages.vqme.task.neg": ("derangement",), "stages.vaue.model.qga": (
+        "question",), "stages.vaue.task.label": ("soft",), "active.strategies.ccrl.encoders": ("shared",),
 }.items() for name, value in C.choices(path, values).items()} | {
-    "agg=sum_capped": CAPPED, "prefilter": CAPPED | {"active.strategies.ccrl.prefilter": "prefilter"}}
-
-
+    "agg=sum_capped": CAPPED, "prefilter": CAPPED | {"active.strategies.ccrl.prefilter": "prefilter"},
+    "calibrate": {"stages.vqme.plateau.calibrate": True, "stages.vaue.plateau": dict(PLATEAU, calibrate=True)}}
 VARIANTS = {
     "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"},
     "shown": {"active.pool.shown": True, "active.val.shown": True}, "large": C.under(MCANS, {

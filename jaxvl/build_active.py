@@ -30,7 +30,7 @@ from jaxvl.active.oracle import Oracle, records_of
 from jaxvl.active.proposers import MATCHED
 from jaxvl.active.scoring import Scorers
 from jaxvl.active.strategies import load_strategies
-from jaxvl.active.strategies.ccrl import CCRL, ENGINE
+from jaxvl.active.strategies.ccrl import CCRL, ENGINE, JOINT
 from jaxvl.active.strategies.cdal import POLICY
 from jaxvl.active.world import SAMPLER, TASK, World, digest
 from jaxvl.build_protocol import evaluation_records, options, protocol_of
@@ -248,7 +248,7 @@ def engines(
     """Predictors over more than one model and source: the learner of policies, and the pool scorer, if a method trains
     a matcher or an answer model."""
     found: dict[str, Any] = {POLICY: policy.learn}
-    matchers = {name: _model_of(s) for name, s in stages.items() if name.startswith("vqme")}
+    matchers = {name: _model_of(s) for name, s in stages.items() if name.startswith("vqme") or name == JOINT}
     answers = stages.get("vaue")
     if not matchers and answers is None:
         return found
@@ -291,7 +291,7 @@ def check_apart(records: Sequence[Any], held: Sequence[Any]) -> None:
 def check_shapes(world: World, stages: Mapping[str, Stage]) -> None:
     """What only a model can refuse: its shapes with rows of this data."""
     rows = world.val
-    for name in (TASK, "vqme", "vaue", "ll"):
+    for name in (TASK, "vqme", "vaue", JOINT, "ll"):
         if name in stages:
             one = {k: np.stack([v] * 2) for k, v in rows[0].items()}
             try:

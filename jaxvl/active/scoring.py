@@ -28,6 +28,7 @@ from jaxvl.active.pair_programs import programs
 from jaxvl.active.request import COUNTED, Request, best, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
+from jaxvl.models.joint import SharedEncoders, view
 from jaxvl.sharding import Partition
 from jaxvl.types import PyTree, Source
 
@@ -76,7 +77,8 @@ class PoolScorer:
         self.partition, self.answer_stage = partition, answer_stage
         if compute not in COMPUTE:
             raise ValueError(f"scoring.compute={compute!r}: expected one of {', '.join(COMPUTE)}")
-        self.trained = matcher  # as it came, in the precision that it was trained in
+        # as they came, in the precision that they were trained in
+        self.trained, self.trained_answers = matcher, answers
         self.matcher, self.answers, self.prefilter = (
             model
             if model is None or model.dtype == jnp.dtype(compute)
@@ -440,23 +442,35 @@ class Scorers:
     """A scorer for each matcher's model; stages with equal models share one, and with it its programs.
 
     Args:
-      matchers: stage -> its model, in the order of the config; empty = no method matches.
+      matchers: stage -> its model, in the order of the config; empty = no method matches. The model of a stage that
+        both matches and answers is a `SharedEncoders`.
+      answers: the model of the answer stage.
       kwargs: of `PoolScorer`.
     """
 
     def __init__(self, matchers: Mapping[str, Any], answers: Any, **kwargs: Any):
         made: list[PoolScorer] = []
         self.of_stage: dict[str, PoolScorer] = {}
+        self.joint = {stage for stage, model in matchers.items() if isinstance(model, SharedEncoders)}
         for stage, model in matchers.items():
-            known = [one for one in made if one.trained == model]
-            self.of_stage[stage] = known[0] if known else PoolScorer(model, answers, **kwargs)
+            both = (model.match, model.answer) if stage in self.joint else (model, answers)
+            known = [one for one in made if (one.trained, one.trained_answers) == both]
+            self.of_stage[stage] = known[0] if known else PoolScorer(*both, **kwargs)
             made += [] if known else [self.of_stage[stage]]
         self.other = made[0] if made else PoolScorer(None, answers, **kwargs)
 
     def __call__(self, params: Mapping[str, PyTree], request: Request) -> dict[str, np.ndarray]:
         """`PoolScorer.__call__` of the request's stage; any scorer does for a request that does not match."""
-        return self.of_stage.get(request.stage, self.other)(params, request)
+        return self.of_stage.get(request.stage, self.other)(self._apart(params, request), request)
 
     def strongest(self, params: Mapping[str, PyTree], request: Request) -> np.ndarray:
         """`PoolScorer.strongest` of the request's stage."""
-        return self.of_stage.get(request.stage, self.other).strongest(params, request)
+        return self.of_stage.get(request.stage, self.other).strongest(self._apart(params, request), request)
+
+    def _apart(self, params: Mapping[str, PyTree], request: Request) -> Mapping[str, PyTree]:
+        """The parameters, those of a stage that matches and answers as two models'."""
+        tree = params.get(request.stage) if request.stage in self.joint else None
+        if tree is None:
+            return params
+        scorer = self.of_stage[request.stage]
+        return {**params, request.stage: view(tree, "match"), scorer.answer_stage: view(tree, "answer")}

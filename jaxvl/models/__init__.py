@@ -2,6 +2,7 @@
 
 from jaxvl.models.bridge_tower import BridgeTower
 from jaxvl.models.hyper_albef import HyperALBEF
+from jaxvl.models.joint import SharedEncoders
 from jaxvl.models.linear_probe import LinearProbe
 from jaxvl.models.mcan import MCAN
 from jaxvl.models.sampler_nets import SRAAL, VAAL, VaBAL
@@ -16,6 +17,7 @@ MODELS = {
     "mcan": MCAN,
     "vqme": VQME,
     "vaue": VAUE,
+    "shared_encoders": SharedEncoders,
     "sraal": SRAAL,
     "vaal": VAAL,
     "vabal": VaBAL,

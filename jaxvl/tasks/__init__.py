@@ -6,6 +6,7 @@ from jaxvl.tasks.bayes_vae import BayesVAETask
 from jaxvl.tasks.classify import ClassifyTask
 from jaxvl.tasks.generate import GenerateTask
 from jaxvl.tasks.linear_probe import LinearProbeTask
+from jaxvl.tasks.match_and_answer import MatchAndAnswerTask
 from jaxvl.tasks.pair_pretrain import PairPretrainTask
 from jaxvl.tasks.pretrain import PretrainTask
 from jaxvl.tasks.question_match import QuestionMatchTask
@@ -20,6 +21,7 @@ TASKS = {
     "region_vqa": RegionVQATask,
     "question_match": QuestionMatchTask,
     "answer_uncertainty": AnswerUncertaintyTask,
+    "match_and_answer": MatchAndAnswerTask,
     "state_discrepancy": StateDiscrepancyTask,
     "adversarial_vae": AdversarialVAETask,
     "bayes_vae": BayesVAETask,

@@ -18,6 +18,7 @@ from jaxvl.active.request import COUNTED, Request
 from jaxvl.active.scoring import PoolScorer, Scorers
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.data.words import Words
+from jaxvl.models.joint import SharedEncoders, joined, view
 from jaxvl.models.vaue import VAUE
 from jaxvl.models.vqme import VQME
 from jaxvl.sharding import Partition
@@ -162,6 +163,23 @@ def test_each_stage_is_scored_by_its_own_model_and_equal_models_share_their_prog
     found = scorers.strongest({"vqme_cl": cosine}, request(stage="vqme_cl", k_max=5))
     best = np.take_along_axis(truth["contrast"], found, 1)
     np.testing.assert_allclose(best, -np.sort(-truth["contrast"], axis=1)[:, :5], atol=1e-5)
+
+
+def test_a_stage_with_shared_encoders_is_scored_as_its_two_models_are():
+    both = SharedEncoders(classes=C, critic_width=6, project=3, **SIZES)
+    tree = joined(params()["vqme"], params()["vaue"])
+    partition = Partition.create(mesh=dict(data=1, model=1))
+    strategy = CCRL(encoders="shared")
+    assert strategy.needs == ("joint",) and strategy.on("qa").needs == ("joint",)
+    scorers = Scorers({"joint": both}, None, partition=partition, block=64, pairs=128)
+    found = scorers({"joint": tree}, request(stage=strategy.matcher))
+    apart = {"joint": view(tree, "match"), "vaue": view(tree, "answer")}
+    want = engine()(apart, request(stage="joint"))
+    assert (found["score"] > 0).any()
+    for name in want:
+        np.testing.assert_array_equal(found[name], want[name], err_msg=name)
+    strongest = scorers.strongest({"joint": tree}, request(stage="joint", k_max=3))
+    np.testing.assert_array_equal(strongest, engine().strongest(apart, request(stage="joint", k_max=3)))
 
 
 def brute(truth, wanted):

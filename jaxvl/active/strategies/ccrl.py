@@ -17,6 +17,7 @@ from jaxvl.active.strategies.base import Selection, Strategy, finite, top
 from jaxvl.active.strategies.diversity import check_diversify, chosen
 
 ENGINE = "pool/score"
+ENCODERS, JOINT = ("own", "shared"), "joint"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class CCRL(Strategy):
       top_k: how many patterns "topk_mean" takes.
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
+      encoders: "own" = matcher and answer model are two stages; "shared" = the stage `joint` is both (A12), and `stage`
+        means nothing.
       diversify: how `budget` images are chosen of the best `pool_factor` times as many: None = the best; "kcenter" or
         "type_quota", see `diversity.chosen`.
       pool_factor: see `diversify`.
@@ -59,11 +62,13 @@ class CCRL(Strategy):
     top_k: int = 8
     prune: str | None = None
     stage: str = "vqme"
+    encoders: str = "own"
     diversify: str | None = None
     pool_factor: int = 4
 
     def __post_init__(self) -> None:
-        options = {"match": MATCH, "agg": AGG, "uncertainty": UNCERTAINTY, "prune": PRUNE, "rate": MODES}
+        options = {"match": MATCH, "agg": AGG, "uncertainty": UNCERTAINTY, "prune": PRUNE, "rate": MODES,
+                   "encoders": ENCODERS}  # fmt: skip
         for name, known in options.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"ccrl.{name}={getattr(self, name)!r}: expected one of {known}")
@@ -76,12 +81,23 @@ class CCRL(Strategy):
         )
 
     @property
+    def matcher(self) -> str:
+        """The stage that matches."""
+        return JOINT if self.encoders == "shared" else self.stage
+
+    @property
+    def answerer(self) -> str:
+        """The stage that answers."""
+        return JOINT if self.encoders == "shared" else "vaue"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Matcher and answer model, as far as the options use them."""
         counts_only = self.uncertainty == "one" and self.rate == "none" and self.match != "similarity"
         matches = self.match != "all" or self.diversify == "kcenter"
         rough = () if self.prefilter is None else (self.prefilter,)
-        return (*((self.stage,) if matches else ()), *rough, *(() if counts_only else ("vaue",)))
+        own = (*((self.matcher,) if matches else ()), *rough, *(() if counts_only else (self.answerer,)))
+        return tuple(dict.fromkeys(own))
 
     @property
     def approximations(self) -> tuple[str, ...]:
@@ -92,7 +108,7 @@ class CCRL(Strategy):
     @property
     def vectors(self) -> str:
         """The matcher's vectors of images; without a matcher, mean region features."""
-        return super().vectors if self.match == "all" else f"{self.stage}/image_state"
+        return super().vectors if self.match == "all" else f"{self.matcher}/image_state"
 
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
@@ -101,7 +117,7 @@ class CCRL(Strategy):
         several = budget if self.diversify is None else min(self.pool_factor * budget, len(pool))
         request = Request(
             images=pool, text=pool.bank.text, kinds=pool.bank.kinds, rates=pool.shares.rate(self.rate),
-            stage=self.stage, match=self.match, threshold=self.threshold, min_k=self.min_k, k_max=self.k_max,
+            stage=self.matcher, match=self.match, threshold=self.threshold, min_k=self.min_k, k_max=self.k_max,
             prefilter=self.prefilter, agg=self.agg, top_k=self.top_k, uncertainty=self.uncertainty,
             var_ddof=self.var_ddof, at_uniform=self.at_uniform, budget=several, prune=self.prune,
         )  # fmt: skip
@@ -116,7 +132,7 @@ class CCRL(Strategy):
     def _features(self, predict: Any, pool: Any, rows: np.ndarray, found: Any) -> np.ndarray:
         """What the candidates `rows` are told apart by: VQME's `v [M,D]`, or their types `[M]`."""
         if self.diversify == "kcenter":
-            name, some = f"{self.stage}/image_state", pool.subset(rows)
+            name, some = f"{self.matcher}/image_state", pool.subset(rows)
             return finite(np.asarray(predict(name, some), np.float32), name=name, ids=some.ids)
         kinds = np.asarray(pool.bank.kinds)
         value = np.where(found["top_pattern"] >= 0, found["top_uncertainty"] * found["top_rate"], 0.0)[rows]
@@ -165,14 +181,15 @@ class QuestionCCRL(CCRL):
     @property
     def needs(self) -> tuple[str, ...]:
         """The answer model, and the matcher if it is a filter."""
-        return (*((self.stage,) if self._filters else ()), "vaue")
+        return tuple(dict.fromkeys((*((self.matcher,) if self._filters else ()), self.answerer)))
 
     def __call__(
         self, predict: Any, pool: Any, labelled: Any, budget: int, rng: np.random.Generator
     ) -> Selection:
         """Score all questions, take the best, or spread the choice over the best; equal scores by question id."""
-        found = predict("vaue/uncertainty", pool)
-        f = finite(np.asarray(found["f"], np.float64), name="vaue/uncertainty", ids=pool.ids)
+        name = f"{self.answerer}/uncertainty"
+        found = predict(name, pool)
+        f = finite(np.asarray(found["f"], np.float64), name=name, ids=pool.ids)
         answer, kinds = np.asarray(found["index"]), pool.asked("asked_kind")[:, 0]
         f = np.ones_like(f) if self.uncertainty == "one" else f
         rate = pool.shares.rate(self.rate)[kinds, answer]
@@ -198,9 +215,9 @@ class QuestionCCRL(CCRL):
     def _strength(self, predict: Any, pool: Any) -> np.ndarray:
         """`[N]` f64: how well each question matches its image."""
         if self.match == "critic":
-            name = f"{self.stage}/match"
+            name = f"{self.matcher}/match"
             return finite(np.asarray(predict(name, pool), np.float64), name=name, ids=pool.ids)
-        name = f"{self.stage}/encoded"
+        name = f"{self.matcher}/encoded"
         sides = predict(name, pool)
         cosine = np.einsum("nd,nd->n", sides["z"], sides["w"], dtype=np.float64)
         return finite(cosine, name=name, ids=pool.ids)

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from test_configs import EVERY
 
-from jaxvl import build_active
+from jaxvl import build_active, run, run_active
 from jaxvl.active.strategies import load_strategies
 from jaxvl.config import ConfigError, override
 from jaxvl.data import scenes
@@ -126,6 +126,12 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.proposer": "visible", "active.oracle.name": "people"}, "no questions yet"),
         ({"active.share_task_model": "always"}, "config.active.share_task_model"),
         ({"active.unit": "qa", "active.proposer": "visible"}, "each question is asked itself"),
+        ({"active.pause.until": "SCORD"}, "did you mean 'SCORED'"),
+        ({"active.pause.rounds": 0}, "active.pause.rounds=0: expected a number of rounds from 1"),
+        (
+            {"stages.task.plateau": dict(share=0.1)},
+            "stages.task.plateau: RegionVQATask has no score on held-out",
+        ),
         ({"active.full": True, "active.protocol": "test"}, "config.active.full: only EvalAI"),
         ({"active.full": True, "active.answers.grow": True}, "config.active.full: words and answers"),
         ({"active.full": True, "active.warm_start": True}, "config.active.full: with warm_start"),
@@ -160,6 +166,17 @@ def test_what_an_approximate_scorer_proposes_is_approximate():
     assert build_active.approximations(c, strategies) == {}
     override(c, {"active.proposer": "bank_matched"})
     assert build_active.approximations(c, strategies) == {"entropy": ("compute=bfloat16",)}
+
+
+def test_a_pause_is_passed_on_and_may_differ_between_two_commands_of_a_workdir(tmp_path, monkeypatch):
+    """What a pause does is tested with the rounds."""
+    asked = []
+    monkeypatch.setattr(run_active.loop, "run", lambda *args, **kwargs: asked.append(kwargs) or {})
+    monkeypatch.setattr(run, "begun", lambda root: True)
+    for pause in ({"rounds": None, "until": "EVALUATED"}, {"rounds": 1, "until": None}):
+        c = override(config("ccrl", "random,scale=tiny"), {"active.pause": pause})
+        run.run(c, tmp_path)
+        assert {k: asked[-1][k] for k in pause} == pause
 
 
 def test_people_need_images_only(tmp_path, monkeypatch):

@@ -66,8 +66,9 @@ ABOUT_SPREAD = (
 )
 SPREAD = ("method", "answer type", "new: entropy", "new: Gini", "all: entropy", "all: Gini")
 ABOUT_ANSWER_MODELS = (
-    "Means over rounds and repeats, of questions of held-out images: official answers are not asked, but whether the "
-    "likeliest answer is the consensus. Calibrated: with all logits over a temperature that the other half chose."
+    "Means over rounds and repeats, of questions of held-out images. Accuracy is not the official one, but how often "
+    "the likeliest answer is the consensus. Calibrated: all logits over a temperature that the other half of images "
+    "chose."
 )
 NEWEST = {
     "images": ("images", ",.0f"), "questions": ("questions", ",.0f"), "per_image": ("questions of an image", ".2f"),

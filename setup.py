@@ -36,7 +36,7 @@ setup(
     ],
     extras_require={
         "test": [
-            "pytest>=8",
+            "pytest>=8.2",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "pyarrow>=16",

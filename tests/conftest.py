@@ -32,6 +32,14 @@ def pytest_configure() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Append the ids of skipped tests to the file that `JAXVL_SKIPPED` names: `.ci/run` runs them where PyTorch is."""
+    file = os.environ.get("JAXVL_SKIPPED")
+    if file and report.skipped and not os.environ.get("PYTEST_XDIST_WORKER"):
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.write(f"{report.nodeid}\n")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
     """Drop compiled programs after each module: each maps memory, and Linux allows a process 65,530 maps."""

@@ -1,4 +1,4 @@
-"""Curves of a run as one PNG: a panel for each group of metrics."""
+"""Curves of a run, a panel for each group of metrics, and where a model looks: each as one PNG."""
 
 from __future__ import annotations
 
@@ -73,6 +73,48 @@ def curves(rows: Sequence[Mapping[str, float]], *, path: str | os.PathLike[str])
         _panel(axis, title, names, rows)
     for axis in axes[len(panels) :]:
         axis.remove()
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def attention(
+    tokens: Sequence[str], maps: np.ndarray, pictures: np.ndarray, *, path: str | os.PathLike[str]
+) -> None:
+    """Draw where each token looks: each picture first, then a panel for each token with its share of attention.
+
+    All panels have one scale, from no attention (dark) to the largest there is (clear).
+
+    Args:
+      tokens: `M` of them.
+      maps: `[I,M,G,G]`, not negative.
+      pictures: `[I,S,S,3]` in [0, 1].
+      path: the PNG; a reader sees the old file or the new one.
+    """
+    panels = 1 + len(tokens)
+    columns = min(8, panels)
+    each = -(-panels // columns)  # lines of a picture
+    figure = Figure(
+        figsize=(1.6 * columns, 2.1 * each * len(maps)),
+        dpi=120,
+        facecolor="white",
+        layout=ConstrainedLayoutEngine(),
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(each * len(maps), columns, squeeze=False).reshape(len(maps), -1)
+    most = max(float(maps.max()), 1e-12)
+    for row, looks, picture in zip(axes, maps, pictures, strict=True):
+        row[0].set_title("picture", fontsize=9, color=MUTED)
+        row[0].imshow(picture, extent=(0, 1, 0, 1))
+        for axis, token, look in zip(row[1:], tokens, looks, strict=False):
+            axis.imshow(picture, extent=(0, 1, 0, 1))
+            veil = np.zeros((*look.shape, 4))  # black, the more opaque the less is looked at
+            veil[..., 3] = 0.85 * (1 - look / most)
+            axis.imshow(veil, extent=(0, 1, 0, 1), interpolation="nearest")
+            axis.set_title(f"{token}\n{100 * look.sum():.0f} %", fontsize=9, color=INK)
+        for axis in row:
+            axis.set_axis_off()
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,21 @@ class Answer:
 
     text: str
     probability: float
+
+
+class Attention(NamedTuple):
+    """Where a model looks when it reads a text.
+
+    Attributes:
+      tokens: the `M` tokens of the text, special ones included.
+      maps: `[I,M,G,G]` f32, how much each token looks at each patch of each image, rows from the top; see
+        `ClassifyTask`'s predictor "attention".
+      pictures: `[I,S,S,3]` f32 in [0, 1], what the model saw.
+    """
+
+    tokens: list[str]
+    maps: np.ndarray
+    pictures: np.ndarray
 
 
 class Rows:
@@ -133,8 +149,18 @@ class Classifier:
       asker: the model, with the stores that it uses.
     """
 
-    def __init__(self, asker: Asker, *, names: Sequence[str], independent: bool):
+    def __init__(
+        self,
+        asker: Asker,
+        *,
+        names: Sequence[str],
+        independent: bool,
+        trainer: Trainer,
+        params: Any,
+        tokenizer: Any,
+    ):
         self.asker, self.names, self.independent = asker, list(names), independent
+        self.trainer, self.params, self.tokenizer = trainer, params, tokenizer
         self.images = asker.cached.model.images
 
     def classify(
@@ -163,9 +189,7 @@ class Classifier:
           ValueError: list lengths that do not pair up, an empty text, a missing or superfluous second image, an image
             that cannot be decoded.
         """
-        if (image2 is None) == (self.images == 2):
-            raise ValueError(f"this model reads {self.images} image{'s' * (self.images - 1)} with a text: "
-                             f"{'give image2 too' if self.images == 2 else 'leave image2 out'}")  # fmt: skip
+        self._check_second(image2)
         many = isinstance(image, (list, tuple)) or isinstance(text, (list, tuple))
         texts = [text] if isinstance(text, str) else list(text)
         columns = []
@@ -199,6 +223,39 @@ class Classifier:
                 f"this stage has the classes {', '.join(self.names[:4])}, ...: use classify or answer"
             )
         return self.classify(image, sentence, top_k=len(ENTAILMENT))
+
+    def attention(self, image: ImageLike, text: str, *, image2: ImageLike | None = None) -> Attention:
+        """Where the model looks when it reads one text about one image, or two.
+
+        Stores are not used: they keep no queries and keys of the towers.
+
+        Args:
+          image, image2: paths, encoded bytes, PIL images or uint8 arrays `[H,W,3]`.
+          text: the text.
+
+        Raises:
+          ValueError: an empty text, a missing or superfluous second image, an image that cannot be decoded, or a model
+            that was trained without images.
+        """
+        self._check_second(image2)
+        if not text.strip():
+            raise ValueError("the text is empty")
+        seen = self.asker.inputs["image"]
+        if "blank" in seen:
+            raise ValueError("this stage was trained without images: it looks at nothing")
+        ids, mask = self.asker.tokens(text)
+        shown = [self.asker.pixels(to_rgb(one)) for one in (image, image2)[: self.images]]
+        row = {**dict(zip(("image", "image2"), shown, strict=False)), "text": ids, "text_mask": mask}
+        found = np.asarray(self.trainer.predict(self.params, "attention", Rows([row])), np.float32)[0]
+        side = math.isqrt(found.shape[-1])
+        pictures = np.stack(shown) * np.float32(seen["std"]) + np.float32(seen["mean"])
+        maps = found[:, mask].reshape(len(shown), -1, side, side)
+        return Attention(self.tokenizer.tokens(ids[mask]), maps, np.clip(pictures, 0, 1))
+
+    def _check_second(self, image2: Any) -> None:
+        if (image2 is None) == (self.images == 2):
+            raise ValueError(f"this model reads {self.images} image{'s' * (self.images - 1)} with a text: "
+                             f"{'give image2 too' if self.images == 2 else 'leave image2 out'}")  # fmt: skip
 
     def cache(self, images: Any, path: str | os.PathLike[str] | None = None, **options: Any) -> Built:
         """Encode images and keep their states, for `answer` to use.
@@ -285,7 +342,10 @@ def load(
     images = build.images(config, name)
     if classifies(config, name):
         asker = make_asker(config, name, root, CachedModel(task.model, params, 0, batch_size), tok, images)
-        return Classifier(asker, names=answers or class_names(task.model), independent=task.kind == "bce")
+        return Classifier(
+            asker, names=answers or class_names(task.model), independent=task.kind == "bce", trainer=trainer,
+            params=params, tokenizer=tok,
+        )  # fmt: skip
     text = config.stages[name].format
     assert answers is not None
     return Answerer(

@@ -2,14 +2,18 @@
 
     python launch/predict.py --workdir=runs/demo --image=photo.jpg --question="what colour is the circle?"
 
+    python launch/predict.py --workdir=runs/bridge --image=scene.png --question="is there a star?" --attention=look.png
+
 Several `--image` and `--question` flags pair up one to one; one image takes any number of questions, and one question
-is asked of any number of images.
+is asked of any number of images. `--attention` draws where a classifier of pairs (Bridge tower, ViLT) looks for each
+word of one question about one image.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -19,6 +23,9 @@ QUESTION = flags.DEFINE_multi_string("question", None, "Question; repeat for sev
 TOP_K = flags.DEFINE_integer("top_k", 5, "Answers to show for each question.", lower_bound=1)
 STAGE = flags.DEFINE_string(
     "stage", None, "Stage to use; the default is the first finished one that answers."
+)
+ATTENTION = flags.DEFINE_string(
+    "attention", None, "PNG to draw where the model looks; one image and question."
 )
 
 
@@ -30,7 +37,10 @@ def main(argv: list[str]) -> None:
 
     try:
         images, questions = pairs(IMAGE.value, QUESTION.value)
-        found = jaxvl.load(WORKDIR.value, stage=STAGE.value).answer(images, questions, top_k=TOP_K.value)
+        model = jaxvl.load(WORKDIR.value, stage=STAGE.value)
+        found = model.answer(images, questions, top_k=TOP_K.value)
+        if ATTENTION.value is not None:
+            draw(model, images, questions, ATTENTION.value)
     except (ValueError, OSError, KeyError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(2)
@@ -38,6 +48,20 @@ def main(argv: list[str]) -> None:
         print(f"{image}\n  {question}")
         for a in answers:
             print(f"    {a.probability:6.1%}  {a.text}")
+
+
+def draw(model: Any, images: list[str], questions: list[str], file: str) -> None:
+    """Draw where the model looks; the error says what is not possible."""
+    from jaxvl import plots
+
+    if len(images) != 1:
+        raise ValueError(f"--attention draws one image with one question, not {len(images)}")
+    if not hasattr(model, "attention"):
+        raise ValueError(
+            "--attention: this stage generates answers; only classifiers of pairs show where they look"
+        )
+    plots.attention(*model.attention(images[0], questions[0]), path=file)
+    print(f"where it looks: {file}")
 
 
 def pairs(images: list[str], questions: list[str]) -> tuple[list[str], list[str]]:

@@ -11,11 +11,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxvl import display
 from jaxvl.display import duration, number
 from jaxvl.log import Log, Progress, read_rows, table
-from jaxvl.plots import curves, grouped
+from jaxvl.plots import attention, curves, grouped
 
 FILES = ("metrics.jsonl", "metrics.csv")
 
@@ -142,6 +143,22 @@ def test_metrics_are_drawn_in_panels_of_their_kind(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.png"]
     with pytest.raises(ValueError, match="no metrics to draw"):
         curves([{"step": 1}], path=tmp_path / "d.png")
+
+
+def test_attention_is_drawn_clear_where_a_token_looks_and_dark_elsewhere(tmp_path):
+    looks = np.zeros((2, 9, 2, 2))
+    looks[:, :, 0, 1] = 0.5  # the corner at the top right
+    attention([f"t{i}" for i in range(9)], looks, np.ones((2, 8, 8, 3)), path=tmp_path / "look.png")
+    drawn = np.asarray(Image.open(tmp_path / "look.png").convert("L"), float)
+    width, height = 8 * 1.6 * 120, 2 * 2 * 2.1 * 120
+    assert drawn.shape == (round(height), round(width))
+    panel = drawn[
+        60 : int(height / 4), int(width / 8) : int(width / 4)
+    ]  # the first token of the first picture
+    middle = panel.shape[1] // 2
+    veiled = panel < 60
+    assert veiled[:, :middle].mean() > 1.5 * veiled[:, middle:].mean() > 0
+    assert not (drawn[60 : int(height / 4), : int(width / 8) - 10] < 60).any()  # the picture itself
 
 
 def test_log_plots_its_rows(tmp_path):

@@ -54,6 +54,31 @@ def every(model, images, texts, **more):
     return numbers(model.classify(images, texts, top_k=len(model.names), **more))
 
 
+@pytest.mark.parametrize("stage, images", [("vqa", 1), ("nlvr2", 2)])
+def test_attention_is_of_the_real_tokens_over_the_patches_of_each_image(root, pictures, stage, images):
+    model = jaxvl.load(root, stage=stage)
+    more = {"image2": pictures[1]} if images == 2 else {}
+    found = model.attention(pictures[0], QUESTIONS[0], **more)
+    side = model.asker.cached.model.image_size // model.asker.cached.model.vision["patch"]
+    assert found.tokens[0] == "[CLS]" and found.tokens[-2:] == ["?", "[SEP]"] and "circle" in found.tokens
+    assert found.maps.shape == (images, len(found.tokens), side, side)
+    share = found.maps.sum((2, 3))  # the rest is what the class token of the image gets
+    assert (share > 0).all() and (share < 1).all()
+    assert found.pictures.shape[0] == images and 0 <= found.pictures.min() < found.pictures.max() <= 1
+    if images == 2:
+        again = model.attention(pictures[1], QUESTIONS[0], image2=pictures[0])
+        assert (
+            np.abs(found.maps[0] - again.maps[1]).max() > 0 and np.abs(found.maps - again.maps).max() > 1e-6
+        )
+
+
+def test_what_cannot_be_looked_at_is_refused(opened, pictures):
+    with pytest.raises(ValueError, match="leave image2 out"):
+        opened.attention(pictures[0], "is it?", image2=pictures[1])
+    with pytest.raises(ValueError, match="the text is empty"):
+        opened.attention(pictures[0], "  ")
+
+
 def test_answers_are_those_of_the_task(model, root, pictures):
     """The predictor "answer" on whole examples, without buckets, states or priming, says the same."""
     asker = model.asker

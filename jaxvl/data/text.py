@@ -126,6 +126,12 @@ class Tokenizer:
         units = [alone + i if word is None else word for i, word in enumerate(found.word_ids)]
         return found.ids, found.offsets, units
 
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """What each id stands for, special tokens too: "[CLS]", "dog", "##s"; of byte-level BPE its characters."""
+        if self.byte_level:
+            return [self._backend.decode([int(i)], skip_special_tokens=False) for i in ids]
+        return [self._backend.id_to_token(int(i)) or "?" for i in ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without the special tokens."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)

@@ -71,6 +71,7 @@ class ClassifyTask(teaching.TaughtTask):
             "logits": lambda p, batch, rng: self._logits(p, batch),
             "class": lambda p, batch, rng: self._logits(p, batch).argmax(-1).astype(jnp.int32),
             "answer": self._answer,
+            "attention": self._looks,
         }
 
     def _check(self, top_n: int) -> None:
@@ -240,6 +241,21 @@ class ClassifyTask(teaching.TaughtTask):
         probability = jax.nn.sigmoid(logits) if self.kind == "bce" else jax.nn.softmax(logits, axis=-1)
         score, index = jax.lax.top_k(probability, self.top_n)
         return {"index": index, "score": score}
+
+    def _looks(self, params: PyTree, batch: Batch, rng: Key) -> Array:
+        """`[B,I,M,P]` f32: how much each token looks at each patch of each image, mean over heads.
+
+        Of the last cross-modal layer; where there is none, of the towers' last queries and keys, which distillation
+        compares. What the class token of the image gets is left out, so that rows sum to less than 1.
+        """
+        seen, mask = self._forward(self.model, params, batch, tokens="all"), batch["text_mask"]
+        found = []
+        for image, fused in zip(seen.images, seen.fused, strict=True):
+            image = teaching.take(image, self._index(len(mask), image))
+            qks = teaching.maps(self.model, params, None, text=seen.text, image=image, fused=fused)
+            looks, _ = distillation.cross_maps(qks["cross"] if "cross" in qks else qks["uni"], mask)
+            found.append(looks.mean(1)[..., 1:])
+        return jnp.stack(found, 1)
 
 
 def _over(values_b: Array, rows: Array) -> tuple[Array, Array]:

@@ -28,8 +28,9 @@ from jaxvl.active.pair_programs import programs
 from jaxvl.active.request import COUNTED, Request, best, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
-from jaxvl.models.joint import SharedEncoders, view
+from jaxvl.models.joint import SharedEncoders
 from jaxvl.sharding import Partition
+from jaxvl.tasks.match_and_answer import view
 from jaxvl.types import PyTree, Source
 
 PAD = 128  # patterns are padded to a multiple: a growing bank compiles at most eight programs up to 1,024

@@ -1,7 +1,7 @@
 """VQME and VAUE on the same encoders: the other reading of the paper's algorithm 1 (decision register, A12).
 
-No third network: both models are as they are, and read their encoders from the same place in one tree of parameters,
-`{image_encoder, text_encoder, match: {...}, answer: {...}}`.
+No third network: both models are as they are, and the task finds their encoders in the same place of one tree of
+parameters (`jaxvl.tasks.match_and_answer`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,6 @@ import jax.numpy as jnp
 from jaxvl.models.layers import Dtype
 from jaxvl.models.vaue import VAUE
 from jaxvl.models.vqme import VQME
-from jaxvl.types import PyTree
-
-SHARED = ("image_encoder", "text_encoder")
-PARTS = ("match", "answer")
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,3 @@ class SharedEncoders:
             "dtype",
         )
         return {name: getattr(self, name) for name in names}
-
-
-def view(params: PyTree, part: str) -> PyTree:
-    """The parameters of one of the two models, "match" or "answer"; nothing is copied."""
-    return {**{name: params[name] for name in SHARED}, **params[part]}
-
-
-def joined(match: PyTree, answer: PyTree) -> PyTree:
-    """One tree of two models' parameters, with the encoders of the first."""
-    rest = [{k: v for k, v in tree.items() if k not in SHARED} for tree in (match, answer)]
-    return {**{name: match[name] for name in SHARED}, **dict(zip(PARTS, rest, strict=True))}

@@ -1,5 +1,8 @@
 """Matching and answering in one optimisation, on encoders that both share (Zhang et al., CCRL, algorithm 1 read as one
-loop; decision register, A12)."""
+loop; decision register, A12).
+
+Parameters are one tree, `{image_encoder, text_encoder, match: {...}, answer: {...}}`, in which both models find theirs.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvl.models.joint import SharedEncoders, joined, view
 from jaxvl.tasks.answer_uncertainty import AnswerUncertaintyTask
 from jaxvl.tasks.question_match import QuestionMatchTask
 from jaxvl.tasks.stateless import Stateless
 from jaxvl.types import Array, Batch, Key, Metrics, Predictor, PyTree
+
+SHARED = ("image_encoder", "text_encoder")
+PARTS = ("match", "answer")
+
+
+def view(params: PyTree, part: str) -> PyTree:
+    """The parameters of one of the two models, "match" or "answer"; nothing is copied."""
+    return {**{name: params[name] for name in SHARED}, **params[part]}
+
+
+def joined(match: PyTree, answer: PyTree) -> PyTree:
+    """One tree of two models' parameters, with the encoders of the first."""
+    rest = [{k: v for k, v in tree.items() if k not in SHARED} for tree in (match, answer)]
+    return {**{name: match[name] for name in SHARED}, **dict(zip(PARTS, rest, strict=True))}
 
 
 class MatchAndAnswerTask(Stateless):
     """The loss of `QuestionMatchTask` + `answer_weight` times that of `AnswerUncertaintyTask`.
 
     Args:
-      model: `SharedEncoders`.
+      model: `SharedEncoders`, or anything with a matcher as `match` and an answer model as `answer` whose encoders have
+        the same parameters.
       answer_weight: see above; positive.
       label: of the answers, "hard" or "soft".
       **matching: arguments of `QuestionMatchTask`.
@@ -27,9 +44,7 @@ class MatchAndAnswerTask(Stateless):
     Batches and predictors: those of both tasks.
     """
 
-    def __init__(
-        self, model: SharedEncoders, *, answer_weight: float = 1.0, label: str = "hard", **matching: Any
-    ):
+    def __init__(self, model: Any, *, answer_weight: float = 1.0, label: str = "hard", **matching: Any):
         if not answer_weight > 0:
             raise ValueError(f"answer_weight={answer_weight}: expected a positive number")
         self.model, self.answer_weight = model, answer_weight

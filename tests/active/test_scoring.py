@@ -18,10 +18,11 @@ from jaxvl.active.request import COUNTED, Request
 from jaxvl.active.scoring import PoolScorer, Scorers
 from jaxvl.active.strategies.ccrl import CCRL, ENGINE
 from jaxvl.data.words import Words
-from jaxvl.models.joint import SharedEncoders, joined, view
+from jaxvl.models.joint import SharedEncoders
 from jaxvl.models.vaue import VAUE
 from jaxvl.models.vqme import VQME
 from jaxvl.sharding import Partition
+from jaxvl.tasks.match_and_answer import joined, view
 
 N, Q, R, F, L, C, BUDGET = 60, 40, 4, 5, 6, 7, 9
 SIZES = dict(words=13, feat_dim=F, width=8, heads=2, word_dim=4, dropout=0.0)

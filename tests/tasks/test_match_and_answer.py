@@ -10,9 +10,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from tiny_regions import C, F, questions
 
-from jaxvl.models.joint import SHARED, SharedEncoders, joined, view
+from jaxvl.models.joint import SharedEncoders
 from jaxvl.tasks.answer_uncertainty import AnswerUncertaintyTask
-from jaxvl.tasks.match_and_answer import MatchAndAnswerTask
+from jaxvl.tasks.match_and_answer import SHARED, MatchAndAnswerTask, joined, view
 from jaxvl.tasks.question_match import QuestionMatchTask
 
 KEY = jax.random.key(3)

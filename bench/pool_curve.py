@@ -1,9 +1,9 @@
 """How the scorer's time grows with the bank, and what a cap saves: run as `python bench/pool_scoring.py --curve`.
 
-One pool of the first number of `--images`, banks of `PATTERNS`; with the largest of `--patterns`, caps on the patterns
-that count for an image, which are approximate. All cases take turns, so that a machine that drifts hurts all alike. The
-cost of an image should be linear in the patterns (specification 7.2): the line and what it leaves out are printed, and
-with them the time of the paper's pool.
+One pool of the first number of `--images`; banks of `PATTERNS` up to the largest of `--patterns`, and that one; with
+it, caps on the patterns that count for an image, which are approximate. All cases take turns, so that a machine that drifts
+hurts all alike; ratios are of the time with the largest bank, uncapped. The cost of an image should be linear in the
+patterns (specification 7.2): the line and what it leaves out are printed, and with them the time of the paper's pool.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ def run(args: argparse.Namespace, make: Callable[[int], Any]) -> dict[str, Any]:
     Args:
       make: patterns -> a `pool_scoring.Bench`.
     """
-    images, banks = args.images[0], tuple(q for q in PATTERNS if q <= 4 * max(args.patterns))
-    benches = {q: make(q) for q in sorted({*banks, max(args.patterns)})}
+    images, most = args.images[0], max(args.patterns)
+    banks = sorted({most, *(q for q in PATTERNS if q <= most)})
+    if len(banks) < 2:
+        raise SystemExit(f"--patterns={most}: a line needs two banks; give at least {PATTERNS[0] + 1}")
+    benches = {q: make(q) for q in banks}
     cases: dict[str, Any] = {
         f"{q} patterns": (q, None, benches[q], benches[q].request(images, "exact")) for q in banks
     }
-    capped = benches[max(args.patterns)]
-    for k in (k for k in CAPS if k < max(args.patterns)):
-        request = replace(capped.request(images, "exact"), agg="sum_capped", k_max=k)
-        cases[f"{max(args.patterns)} patterns, best {k} count"] = (max(args.patterns), k, capped, request)
+    for k in (k for k in CAPS if k < most):
+        request = replace(benches[most].request(images, "exact"), agg="sum_capped", k_max=k)
+        cases[f"{most} patterns, best {k} count"] = (most, k, benches[most], request)
     # the first turn of each compiles and is not counted
     seconds = timing.take_turns(
         {
@@ -48,10 +50,14 @@ def run(args: argparse.Namespace, make: Callable[[int], Any]) -> dict[str, Any]:
     rows = []
     for name, (patterns, k_max, _, _) in cases.items():
         median = float(np.median(seconds[name]))
+        ratio = timing.median_ratio(seconds[f"{most} patterns"], seconds[name])
         rows.append(
-            {"patterns": patterns, "k_max": k_max, "seconds": median, "images_per_second": images / median}
+            dict(patterns=patterns, k_max=k_max, seconds=median, images_per_second=images / median,
+                 ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
+        )  # fmt: skip
+        print(
+            f"{name:<32} {median:8.2f} s  {images / median:8.0f} images/s  {ratio} times as fast", flush=True
         )
-        print(f"{name:<32} {median:8.2f} s  {images / median:8.0f} images/s", flush=True)
     line = linear([r["patterns"] for r in rows if r["k_max"] is None],
                   [r["seconds"] / images for r in rows if r["k_max"] is None])  # fmt: skip
     print(

@@ -5,7 +5,8 @@
 Questions of `variant=shown` name only colours and shapes that their scene shows, so it is known of every scene and
 pattern whether the pattern fits. Reported, each with what it is to be above:
 
-- the matcher: balanced accuracy on held-out images, and with other images' features;
+- the matcher: balanced accuracy on held-out images, and with other images' features (the specification's baseline, a
+  cosine of word vectors, needs detected names of things, which scenes have not);
 - matched patterns: how many fit, beside the share of all patterns that fit;
 - the answer model: how often its likeliest answer is the hard label of evaluation questions, beside the most frequent
   answer of each type;
@@ -83,7 +84,8 @@ def matching(args: argparse.Namespace) -> dict[str, Any]:
     picked, found = {}, {}
     for method in METHODS:
         with Run(world, method=method, repeat=0, folder=folder_of(root, method, 0)) as run:
-            run.advance(until="SELECTED")
+            while "SELECTED" not in run.folder.events(0):  # the initial images are selected, too
+                run.advance(until="SELECTED")
             picked[method] = {row["image_id"] for row in run.folder.selection(0)}
             if method == "ccrl":
                 found = of_models(run, c)
@@ -116,6 +118,8 @@ def of_models(run: Any, c: Any) -> dict[str, Any]:
     matched = np.asarray(ask("vqme", "match", pairs)).reshape(truth.shape) > 0
     said = np.asarray(ask("vaue", "answer", world.val)["index"])[:, 0]
     label, kind = (np.asarray(world.val.array(name)) for name in ("hard_label", "answer_kind"))
+    known = label >= 0
+    said, label, kind = said[known], label[known], kind[known]
     prior = sum(Counter(label[kind == k].tolist()).most_common(1)[0][1] for k in np.unique(kind)) / len(label)
     return {
         "matcher": {k: held[k] for k in ("balanced_accuracy", "balanced_accuracy_text", "match_rate", "ece")},

@@ -47,7 +47,7 @@ def stages() -> dict:
         vqme_cl=stage(**vqme | dict(model=dict(vqme["model"], critic="cosine"), plateau=dict(PLATEAU, calibrate=True)),
                       task=dict(match, mi_weight=0.0)),
         prefilter=stage(**vqme | dict(model=dict(vqme["model"], critic="separable")), task=match),
-        joint=stage(**vqme | dict(model=dict(vqme["model"], name="shared_encoders")), task=dict(
+        joint=stage(**vqme | dict(model=dict(vqme["model"], name="shared_encoders", qga="image")), task=dict(
             match, name="match_and_answer", answer_weight=1.0, label="hard")),
         vaue=stage(model=dict(BLOCKS, name="vaue", qga="image"), task=dict(name="answer_uncertainty", label="hard")),
         **{name: stage(model=dict(MCAN), task=dict(name="region_vqa", loss_net=dict(kind=kind, cut=0.6)))
@@ -67,10 +67,10 @@ def strategies() -> dict:
                 match="critic", uncertainty="indicator", prune="exact", stage="vqme", var_ddof=0, at_uniform="bound",
                 encoders="own", diversify=None, pool_factor=4)
     plain = {name: dict(name=name) for name in METHODS if not name.startswith(("ccrl", "match_", "count_"))}
-    return plain | dict(ll=dict(name="ll", subset=None), badge=dict(name="badge", unit="image"),
-        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None),
-        vabal=dict(name="vabal", groups=100, form="bayes"), cdal=dict(name="cdal", form="k_center", policy=dict(
-            width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
+    return plain | dict(
+        coreset=dict(name="coreset", feature="fused", pca=None, refreshes=None), badge=dict(name="badge", unit="image"),
+        vabal=dict(name="vabal", groups=100, form="bayes"), ll=dict(name="ll", subset=None), cdal=dict(
+            name="cdal", form="k_center", policy=dict(width=256, length=128, batch=16, episodes=5, epochs=20, lr=1e-4)),
         mocu=dict(name="mocu", form="pointwise", candidates=10, pairs=1000, answers=5, kept=20, sharpness=10.0),
         ccrl=ccrl, ccrl_a=dict(ccrl, rate="none"), ccrl_b=dict(ccrl, match="similarity"),
         ccrl_ab=dict(ccrl, rate="none", match="similarity"), ccrl_mi=dict(ccrl, stage="vqme_mi"),
@@ -122,18 +122,19 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
         **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
     }
 
-
 SCALES = {"tiny": small(32, 60, 12, 1, 0.3, 0.6, 4), "small": small(64, 1_500, 300, 3, 0.04, 0.2, 400), "paper": {}}
 CAPPED = {"active.strategies.ccrl.agg": "sum_capped", "active.strategies.ccrl.k_max": 16, "active.allow_approx": True}
 ABLATIONS = {name: value for path, values in {
     "active.strategies.ccrl.rate": ("printed", "inverse", "sqrt_inverse", "effective", "none"),
     "active.strategies.ccrl.agg": ("mean", "topk_mean"), "active.strategies.ccrl_b.match": ("raw_glove",),
-    "active.bank.reduce": ("frequency", "prefix", "all"), "stages.vqme.model.critic": ("separable", "concat2"),
-    "stages.vqme.task.cl_form": ("printed",), "stages.vqme.task.neg": ("derangement",), "stages.vaue.model.qga": (
-        "question",), "stages.vaue.task.label": ("soft",), "active.strategies.ccrl.encoders": ("shared",),
+    "active.bank.reduce": ("frequency", "prefix", "all"), "active.strategies.ccrl.encoders": ("shared",),
+    "stages.vqme|vqme_mi|joint.model.critic": ("separable", "concat2"), "stages.vaue|joint.model.qga": ("question",),
+    "stages.vqme|vqme_cl|joint.task.cl_form": ("printed",), "stages.vqme|vqme_mi|joint.task.neg": ("derangement",),
+    "stages.vaue|joint.task.label": ("soft",),
 }.items() for name, value in C.choices(path, values).items()} | {
     "agg=sum_capped": CAPPED, "prefilter": CAPPED | {"active.strategies.ccrl.prefilter": "prefilter"},
-    "calibrate": {"stages.vqme.plateau.calibrate": True, "stages.vaue.plateau": dict(PLATEAU, calibrate=True)}}
+    "calibrate": {f"stages.{name}.plateau.calibrate": True for name in VQMES} | {
+        "stages.vaue.plateau": dict(PLATEAU, every=1 << 30, calibrate=True)}}  # of the last state; all updates are made
 VARIANTS = {
     "people": {"active.oracle.name": "people"}, "qa": {"active.unit": "qa"},
     "shown": {"active.pool.shown": True, "active.val.shown": True}, "large": C.under(MCANS, {
@@ -141,7 +142,6 @@ VARIANTS = {
         "active.protocol": "test", "active.pool": vqa("train2014", "val2014"), "active.answers.file": ANSWERS,
         "active.val": dict(vqa("test2015"), annotations=None), "active.regions": dict(name="store", paths=STORES)},
 }
-
 
 def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,ablation=rate=printed,scale=tiny"."""

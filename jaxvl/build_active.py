@@ -189,7 +189,7 @@ def stage(
     kwargs = {k: v for k, v in plain(section.optim).items() if k != "schedule"}
     tx = optim.make_optimizer(schedule=optim.Table(most), bounds={}, **kwargs)
     optim.make_schedule(steps=2, steps_per_epoch=1, examples=2, batch_size=1, **plain(section.optim.schedule))
-    plateau = None if section.plateau is None else held_out(plain(section.plateau), task, name)
+    plateau = None if section.plateau is None else plateau_of(plain(section.plateau), task, name)
     given_words = config.active.words.glove is not None and hasattr(model, "words")
     return Stage(
         name=name,
@@ -204,29 +204,29 @@ def stage(
     )  # fmt: skip
 
 
-def held_out(options: dict[str, Any], task: Any, name: str) -> Plateau:
+def plateau_of(section: dict[str, Any], task: Any, name: str) -> Plateau:
     """How a stage is scored on held-out images: a matcher by the pairs it tells apart, an answer model by its answers.
 
     Args:
-      options: the section `plateau` of the config.
+      section: `plateau` of the config.
       task, name: of the stage.
 
     Raises:
       ConfigError: the task has no such score.
     """
-    calibrate = options.pop("calibrate", False)
+    calibrate = section.pop("calibrate", False)
     if "match" in task.predictors:
         key = "balanced_accuracy_scaled" if calibrate else "balanced_accuracy"
         score: Any = functools.partial(matching.held_out_scores, calibrate=calibrate)
         finish: Any = functools.partial(matching.finished, calibrate=calibrate)
-    elif calibration.ASKED in task.predictors:
+    elif calibration.PREDICTOR in task.predictors:
         key, score = "accuracy", calibration.held_out_scores
         finish = functools.partial(calibration.finished, calibrate=calibrate)
     else:
         raise ConfigError(
             f"config.stages.{name}.plateau: {type(task).__name__} has no score on held-out images; set it to None"
         )
-    return Plateau(score=score, key=key, finish=finish, **options)
+    return Plateau(score=score, key=key, finish=finish, **section)
 
 
 def region_model(

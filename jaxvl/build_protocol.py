@@ -71,9 +71,9 @@ def check_proposer(active: ConfigDict) -> None:
 
 
 def check_pause(pause: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a pause that never comes."""
+    """Raise ConfigError for an unknown phase, or no number of rounds."""
     rounds, until = pause.get("rounds"), pause.get("until")
-    if rounds is not None and not (isinstance(rounds, int) and rounds > 0):
+    if rounds is not None and not (type(rounds) is int and rounds > 0):
         raise ConfigError(
             f"config.active.pause.rounds={rounds!r}: expected a number of rounds from 1, or None"
         )

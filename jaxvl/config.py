@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,7 +47,12 @@ def base(**sections: Any) -> ConfigDict:
         checkpoint=dict(every_seconds=300.0, every_steps=None, keep=2),
         log=dict(every_steps=20),
     )
-    return ConfigDict({**shared, **sections}, type_safe=False)
+    return ConfigDict(_apart({**shared, **sections}), type_safe=False)
+
+
+def _apart(value: Any) -> Any:
+    """The same with a dict of its own in every place: else a flag that sets one section would set another, too."""
+    return {k: _apart(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def stage(**values: Any) -> dict[str, Any]:
@@ -101,6 +107,7 @@ def allow_none() -> None:
         float: flags.FloatParser().parse,
         str: str,
         ConfigDict: section,
+        list: literal,  # "['a', 'b']", or one item alone
         type(None): literal,
     }
     for kind, parse in parsers.items():
@@ -224,9 +231,15 @@ def under(stages: Iterable[str], values: Values) -> dict[str, Any]:
 
 
 def choices(path: str, values: Iterable[str]) -> dict[str, Values]:
-    """One ablation `key=value` for each value of `path`; as `+` joins ablations, it becomes `_and_` in names."""
+    """One ablation `key=value` for each value of `path`; as `+` joins ablations, it becomes `_and_` in names.
+
+    Args:
+      path: dotted; a part like "a|b" stands for both.
+      values: of the key.
+    """
+    paths = [".".join(parts) for parts in itertools.product(*(part.split("|") for part in path.split(".")))]
     key = path.rsplit(".", 1)[-1]
-    return {f"{key}={value.replace('+', '_and_')}": {path: value} for value in values}
+    return {f"{key}={value.replace('+', '_and_')}": dict.fromkeys(paths, value) for value in values}
 
 
 def to_dict(config: Any) -> Any:

@@ -82,9 +82,10 @@ def curves(rows: Sequence[Mapping[str, float]], *, path: str | os.PathLike[str])
 def attention(
     tokens: Sequence[str], maps: np.ndarray, pictures: np.ndarray, *, path: str | os.PathLike[str]
 ) -> None:
-    """Draw where each token looks: each picture first, then a panel for each token with its share of attention.
+    """Draw where each token looks: each picture first, then a panel for each token, with what patches get.
 
-    All panels have one scale, from no attention (dark) to the largest there is (clear).
+    All panels have one scale, from no attention (dark) to the largest there is (clear). The percentage is of what the
+    token gives the image; the rest goes to the image's class token.
 
     Args:
       tokens: `M` of them.
@@ -112,7 +113,7 @@ def attention(
             veil = np.zeros((*look.shape, 4))  # black, the more opaque the less is looked at
             veil[..., 3] = 0.85 * (1 - look / most)
             axis.imshow(veil, extent=(0, 1, 0, 1), interpolation="nearest")
-            axis.set_title(f"{token}\n{100 * look.sum():.0f} %", fontsize=9, color=INK)
+            axis.set_title(f"{token}\n{100 * look.sum():.0f} %", fontsize=9, color=INK, parse_math=False)
         for axis in row:
             axis.set_axis_off()
     path = Path(path)

@@ -6,6 +6,7 @@ checkpoint, and a workdir that belongs to another config is refused.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 import logging
@@ -57,6 +58,7 @@ LATER = {  # keys that older workdirs do not have, and what those were run with
     "active.protocol": "val", "active.proposer": "bank_random", "active.share_task_model": "plain",
     "active.warm_start": False, "active.answers.scope": "fixed", "active.answers.grow": False,
     "active.unit": "image", "active.allow_approx": False, "active.scoring.compute": "float32",
+    "active.*.shown": False, "active.strategies.*.encoders": "own",
 }  # fmt: skip
 RESULT = "result.json"
 
@@ -122,11 +124,15 @@ def check_same_run(config: ConfigDict, root: Path) -> None:
     if not path.exists() or not begun(root):
         return
     before, now = flat(cfg.to_dict(cfg.load(path))), flat(cfg.to_dict(config))
-    before = {k: v for k, v in LATER.items() if k in now} | before
+    before = {k: v for name, v in LATER.items() for k in now if fnmatch.fnmatch(k, name)} | before
+    stages = {k.split(".")[1] for k in before if k.startswith("stages.")}  # a later one has never run there
     keys = sorted(
         k
         for k in before.keys() | now.keys()
-        if k.split(".")[0] not in FREE and not k.startswith(FREE_KEYS) and before.get(k) != now.get(k)
+        if k.split(".")[0] not in FREE
+        and not k.startswith(FREE_KEYS)
+        and before.get(k) != now.get(k)
+        and not (k.startswith("stages.") and k.split(".")[1] not in stages)
     )
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in keys[:5])

@@ -26,7 +26,11 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
     Returns:
       `{"<method>/r<repeat>": {"state": ..., "accuracy": of the last round}}`.
     """
-    methods, repeats, pause = list(config.run), wanted_repeats(config), cfg.plain(config.active.pause)
+    methods, repeats, pause = (
+        list(config.run),
+        wanted_repeats(config),
+        cfg.plain(config.active.get("pause", {})),
+    )
     with Sigterm() as sigterm:
         try:
             world = build_active.world(config, root, methods=methods, sigterm=sigterm)
@@ -41,7 +45,8 @@ def run_active(config: ConfigDict, root: Path) -> dict[str, Any]:
             print(f"active.proposer={world.options.proposer}: {said}")
         outcomes = loop.run(world, root, methods=methods, repeats=repeats, **pause)
         for repeat in repeats if config.active.full else ():
-            full.train(world, root, repeat)
+            if all(outcomes[method, repeat].state != "paused" for method in methods):
+                full.train(world, root, repeat)
     found = loop.runs(root, methods, repeats)
     if any(run.rounds for run in found):
         summary(found)

@@ -46,8 +46,8 @@ class Attention(NamedTuple):
 
     Attributes:
       tokens: the `M` tokens of the text, special ones included.
-      maps: `[I,M,G,G]` f32, how much each token looks at each patch of each image, rows from the top; see
-        `ClassifyTask`'s predictor "attention".
+      maps: `[I,M,G,G]` f32, how much each token looks at each patch of each image, rows from the top, as a share of
+        what it gives that image; see `ClassifyTask`'s predictor "attention".
       pictures: `[I,S,S,3]` f32 in [0, 1], what the model saw.
     """
 

@@ -34,13 +34,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.getLogger("jax").setLevel(logging.WARNING)  # a machine without TPU need not be told so
     import jaxvl
+    from jaxvl import plots
 
     try:
         images, questions = pairs(IMAGE.value, QUESTION.value)
         model = jaxvl.load(WORKDIR.value, stage=STAGE.value)
+        if ATTENTION.value is not None:
+            check_attention(model, images)
         found = model.answer(images, questions, top_k=TOP_K.value)
         if ATTENTION.value is not None:
-            draw(model, images, questions, ATTENTION.value)
+            plots.attention(*model.attention(images[0], questions[0]), path=ATTENTION.value)
     except (ValueError, OSError, KeyError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(2)
@@ -48,20 +51,18 @@ def main(argv: list[str]) -> None:
         print(f"{image}\n  {question}")
         for a in answers:
             print(f"    {a.probability:6.1%}  {a.text}")
+    if ATTENTION.value is not None:
+        print(f"where it looks: {ATTENTION.value}")
 
 
-def draw(model: Any, images: list[str], questions: list[str], file: str) -> None:
-    """Draw where the model looks; the error says what is not possible."""
-    from jaxvl import plots
-
+def check_attention(model: Any, images: list[str]) -> None:
+    """Raise ValueError where there is nothing to draw; says why."""
     if len(images) != 1:
         raise ValueError(f"--attention draws one image with one question, not {len(images)}")
     if not hasattr(model, "attention"):
         raise ValueError(
             "--attention: this stage generates answers; only classifiers of pairs show where they look"
         )
-    plots.attention(*model.attention(images[0], questions[0]), path=file)
-    print(f"where it looks: {file}")
 
 
 def pairs(images: list[str], questions: list[str]) -> tuple[list[str], list[str]]:

@@ -179,6 +179,22 @@ def test_a_pause_is_passed_on_and_may_differ_between_two_commands_of_a_workdir(t
         assert {k: asked[-1][k] for k in pause} == pause
 
 
+def test_two_sections_of_a_config_are_never_one():
+    c = override(
+        config("ccrl", "scale=small"), {"stages.joint.plateau.patience": 9, "stages.joint.optim.clip": 1.0}
+    )
+    assert c.stages.vqme.plateau.patience == 3 and c.stages.vqme.optim.clip == 5.0
+
+
+@pytest.mark.parametrize("ablation, path", [
+    ("critic=separable", "model.critic"), ("cl_form=printed", "task.cl_form"), ("neg=derangement", "task.neg"),
+    ("qga=question", "model.qga"), ("label=soft", "task.label"),
+])  # fmt: skip
+def test_ablations_of_matcher_and_answer_model_reach_the_stage_that_is_both(ablation, path):
+    section, key = path.split(".")
+    assert config("ccrl", f"ablation={ablation}").stages.joint[section][key] == ablation.partition("=")[2]
+
+
 def test_people_need_images_only(tmp_path, monkeypatch):
     from jaxvl.data.scenes.pool import ScenePool
 
@@ -262,6 +278,22 @@ def test_the_protocol_test_refuses_the_questions_of_test_dev(tmp_path, name):
         active.val = dict(questions=str(path))
     with pytest.raises(ValueError, match="whole test file"):
         build_active.evaluation_records(active, [])
+
+
+def test_a_workdir_of_an_older_config_goes_on_and_other_choices_are_still_refused(tmp_path, monkeypatch):
+    """Before there were pools of what is shown, shared encoders, and the stage that has them."""
+    monkeypatch.setattr(run, "begun", lambda root: True)
+    before = config("ccrl", "scale=tiny").to_dict()
+    for part in ("pool", "val"):
+        before["active"][part].pop("shown", None)
+    for strategy in before["active"]["strategies"].values():
+        strategy.pop("encoders", None)
+    del before["stages"]["joint"], before["active"]["pause"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    run.check_same_run(config("ccrl", "scale=tiny"), tmp_path)
+    for other in ("variant=shown", "ablation=encoders=shared"):
+        with pytest.raises(ConfigError, match="a run with another config"):
+            run.check_same_run(config("ccrl", f"{other},scale=tiny"), tmp_path)
 
 
 def test_a_config_of_an_older_workdir_is_of_the_protocol_val():

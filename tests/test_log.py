@@ -157,6 +157,8 @@ def test_attention_is_drawn_clear_where_a_token_looks_and_dark_elsewhere(tmp_pat
     ]  # the first token of the first picture
     middle = panel.shape[1] // 2
     veiled = panel < 60
+    upper, lower = np.split(veiled[: 2 * (len(veiled) // 2), middle:], 2)
+    assert lower.mean() > 1.5 * upper.mean()
     assert veiled[:, :middle].mean() > 1.5 * veiled[:, middle:].mean() > 0
     assert not (drawn[60 : int(height / 4), : int(width / 8) - 10] < 60).any()  # the picture itself
 

@@ -16,7 +16,7 @@ from jaxvl.tasks.answer_uncertainty import TEMPERATURES
 from jaxvl.types import Predict, PyTree
 
 BINS = 10
-ASKED = "temperatures"
+PREDICTOR = "temperatures"
 
 
 def held_out_scores(predict: Predict, held: Any, rng: np.random.Generator) -> dict[str, float]:
@@ -46,23 +46,20 @@ def finished(
       calibrate: False = parameters as they are, and no scores.
 
     Returns:
-      The parameters, and "temperature", "log_loss_calibrated" and "ece_calibrated"; the last two are on images of
-      which the temperature was not chosen: each half is scaled by the other's.
+      The parameters, and "temperature"; of more than one image also "log_loss_calibrated" and "ece_calibrated", on
+      images of which the temperature was not chosen: each half is scaled by the other's.
     """
     if not calibrate:
         return params, {}
     nll, confidence, right = _asked(lambda name, source: trainer.predict(params, name, source), held)
     half = _halves(np.asarray(held.image_ids)[_labelled(held)])
-    at = np.empty(len(right), int)
-    for side in (0, 1):
-        other = nll[half != side]
-        at[half == side] = int((other if len(other) else nll).mean(0).argmin())
-    rows = np.arange(len(right))
     temperature = float(TEMPERATURES[int(nll.mean(0).argmin())])
-    scores = {
-        "temperature": temperature, "log_loss_calibrated": float(nll[rows, at].mean()),
-        "ece_calibrated": calibration_error(confidence[rows, at], right),
-    }  # fmt: skip
+    scores = {"temperature": temperature}
+    if half.any():
+        best = [int(nll[half == side].mean(0).argmin()) for side in (1, 0)]  # of the other half
+        rows, at = np.arange(len(right)), np.array(best)[half]
+        scores["log_loss_calibrated"] = float(nll[rows, at].mean())
+        scores["ece_calibrated"] = calibration_error(confidence[rows, at], right)
     return trainer.task.rescaled(params, temperature=temperature), scores
 
 
@@ -84,7 +81,7 @@ def _asked(predict: Predict, held: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
         raise ValueError(
             "no held-out question has an answer that is a class: label more images (config.active.init)"
         )
-    found = predict(ASKED, held)
+    found = predict(PREDICTOR, held)
     nll, confidence, right = (
         np.asarray(found[name], np.float64)[rows] for name in ("nll", "confidence", "right")
     )
@@ -92,5 +89,5 @@ def _asked(predict: Predict, held: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _halves(ids: np.ndarray) -> np.ndarray:
-    """0 or 1 for each row, the same for all rows of an image."""
+    """0 or 1 for each row, the same for all rows of an image; both occur if there are two images."""
     return np.searchsorted(np.unique(ids), ids) % 2

@@ -262,6 +262,11 @@ def warnings(scores: Mapping[str, float]) -> list[str]:
         )
     if scores.get("platt_scale", 1.0) <= 0:
         out.append("not calibrated: on held-out pairs its values fall where they should rise")
+    if not 0.11 < scores.get("temperature", 1.0) < 9.0:
+        out.append(
+            f"the temperature of its answers is {scores['temperature']:.2g}, the end of what is tried: too few answers "
+            "on held-out images to choose by"
+        )
     return out
 
 

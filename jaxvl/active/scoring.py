@@ -458,10 +458,11 @@ class Scorers:
             known = [one for one in made if (one.trained, one.trained_answers) == both]
             self.of_stage[stage] = known[0] if known else PoolScorer(*both, **kwargs)
             made += [] if known else [self.of_stage[stage]]
-        self.other = made[0] if made else PoolScorer(None, answers, **kwargs)
+        fits = [one for one in made if answers is None or one.trained_answers == answers]
+        self.other = fits[0] if fits else PoolScorer(None, answers, **kwargs)
 
     def __call__(self, params: Mapping[str, PyTree], request: Request) -> dict[str, np.ndarray]:
-        """`PoolScorer.__call__` of the request's stage; any scorer does for a request that does not match."""
+        """`PoolScorer.__call__` of the request's stage; without a match, of any scorer with the answer model."""
         return self.of_stage.get(request.stage, self.other)(self._apart(params, request), request)
 
     def strongest(self, params: Mapping[str, PyTree], request: Request) -> np.ndarray:

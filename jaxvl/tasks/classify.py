@@ -243,17 +243,21 @@ class ClassifyTask(teaching.TaughtTask):
         return {"index": index, "score": score}
 
     def _looks(self, params: PyTree, batch: Batch, rng: Key) -> Array:
-        """`[B,I,M,P]` f32: how much each token looks at each patch of each image, mean over heads.
+        """`[B,I,M,P]` f32: how much each token looks at each patch of each image, among the image's tokens; mean over
+        heads.
 
         Of the last cross-modal layer; where there is none, of the towers' last queries and keys, which distillation
-        compares. What the class token of the image gets is left out, so that rows sum to less than 1.
+        compares. What the class token of the image gets is left out, so that rows sum to less than 1. A ViLT's text
+        looks at text, too, in the same softmax: that part is divided out.
         """
         seen, mask = self._forward(self.model, params, batch, tokens="all"), batch["text_mask"]
         found = []
         for image, fused in zip(seen.images, seen.fused, strict=True):
-            image = teaching.take(image, self._index(len(mask), image))
-            qks = teaching.maps(self.model, params, None, text=seen.text, image=image, fused=fused)
-            looks, _ = distillation.cross_maps(qks["cross"] if "cross" in qks else qks["uni"], mask)
+            qk = fused.qk
+            if qk is None:
+                image = teaching.take(image, self._index(len(mask), image))
+                qk = call(self.model, params, "uni_qk", seen.text, image)
+            looks, _ = distillation.cross_maps(qk, mask)
             found.append(looks.mean(1)[..., 1:])
         return jnp.stack(found, 1)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxvl.active import calibration
+from jaxvl.active import calibration, matching
 from jaxvl.tasks.answer_uncertainty import TEMPERATURES
 
 
@@ -74,6 +74,22 @@ def test_accuracy_is_of_the_questions_that_have_a_class():
     known = held.label >= 0
     right = predict("temperatures", held)["right"][known]
     assert calibration.held_out_scores(predict, held, np.random.default_rng(0))["accuracy"] == right.mean()
+
+
+def test_one_image_gives_a_temperature_but_no_scores_after_it():
+    held, predict = model(40, sharpness=3.0)
+    held.image_ids[:] = 7
+    assert set(finished(held, predict, calibrate=True)[1]) == {"temperature"}
+
+
+def test_answers_that_are_all_right_are_a_reason_for_doubt():
+    held, predict = model(20, sharpness=1.0)
+    held.label = predict("temperatures", held)["nll"][:, 0].argsort() * 0
+    right = lambda name, source: {**predict(name, source), "nll": 1 / TEMPERATURES[::-1] + np.zeros((20, 1))}  # noqa: E731
+    scores = finished(held, right, calibrate=True)[1]
+    assert scores["temperature"] == pytest.approx(0.1)
+    assert any("the end of what is tried" in line for line in matching.warnings(scores))
+    assert matching.warnings({"temperature": 1.5}) == []
 
 
 def test_held_out_questions_without_any_class_are_refused():

@@ -183,6 +183,17 @@ def test_a_stage_with_shared_encoders_is_scored_as_its_two_models_are():
     np.testing.assert_array_equal(strongest, engine().strongest(apart, request(stage="joint", k_max=3)))
 
 
+def test_a_request_that_does_not_match_gets_a_scorer_with_the_answer_model():
+    both = SharedEncoders(classes=C, critic_width=6, project=3, qga="question", **SIZES)
+    partition = Partition.create(mesh=dict(data=1, model=1))
+    assert Scorers({"joint": both}, ANSWERS, partition=partition).other.answers == ANSWERS
+    assert Scorers({"joint": both}, None, partition=partition).other.answers == both.answer
+    with pytest.raises(
+        ValueError, match="encoders='shared' trains the stage 'joint'; ccrl.stage='vqme_cl' would mean"
+    ):
+        CCRL(encoders="shared", stage="vqme_cl")
+
+
 def brute(truth, wanted):
     """Scores `[N]`, masks `[N,Q]` and the ids to take, image by image."""
     strength = truth[

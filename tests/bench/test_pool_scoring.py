@@ -146,16 +146,20 @@ def test_time_over_patterns_is_a_line_of_least_relative_error():
 
 
 def test_the_curve_has_every_bank_and_cap(capsys):
-    args = pool_scoring.parse([*TINY[:2], "--curve", "--images", "40", "--patterns", "64", "--rounds", "1"])
+    args = pool_scoring.parse([*TINY[:2], "--curve", "--images", "40", "--patterns", "80", "--rounds", "1"])
     features = np.zeros((64, 4, 6), np.float16) + np.random.default_rng(0).normal(size=(64, 4, 6)).astype(
         np.float16
     )
     found = pool_curve.run(args, lambda q: pool_scoring.Bench(args, features, q))
     assert [(r["patterns"], r["k_max"]) for r in found["rows"]] == [
         (64, None),
-        (256, None),
-        (64, 4),
-        (64, 16),
+        (80, None),
+        (80, 4),
+        (80, 16),
+        (80, 64),
     ]
     assert all(r["images_per_second"] == pytest.approx(40 / r["seconds"]) for r in found["rows"])
+    assert found["rows"][1]["ratio"] == 1 and found["rows"][2]["ratio_low"] > 0
+    with pytest.raises(SystemExit, match="a line needs two banks"):
+        pool_curve.run(pool_scoring.parse([*TINY[:2], "--patterns", "20"]), None)
     assert "120000 images: 64 patterns" in capsys.readouterr().out

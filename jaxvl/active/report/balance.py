@@ -93,8 +93,9 @@ def composition(records: Sequence[Mapping[str, Any]], seen: Collection[str] = ()
     keys = {question_key(r["question"]) for r in records}
     counts: dict[str, Counter[str]] = {"overall": Counter(), **{kind: Counter() for kind in sorted(types)}}
     for r in records:
+        answer = consensus(r["answers"])
         for kind in ("overall", str(r["answer_type"])):
-            counts[kind][consensus(r["answers"])] += 1
+            counts[kind][answer] += 1
     return {
         "images": len(images), "questions": len(records), "per_image": len(records) / max(1, len(images)),
         "types": {k: n / len(records) for k, n in sorted(types.items())},

@@ -40,7 +40,7 @@ class CCRL(Strategy):
       prune: "exact" (the same selection with fewer pairs) or None.
       stage: the matcher's.
       encoders: "own" = matcher and answer model are two stages; "shared" = the stage `joint` is both (A12), and `stage`
-        means nothing.
+        stays as it is.
       diversify: how `budget` images are chosen of the best `pool_factor` times as many: None = the best; "kcenter" or
         "type_quota", see `diversity.chosen`.
       pool_factor: see `diversify`.
@@ -73,6 +73,10 @@ class CCRL(Strategy):
             if getattr(self, name) not in known:
                 raise ValueError(f"ccrl.{name}={getattr(self, name)!r}: expected one of {known}")
         check_diversify(self.diversify, self.pool_factor)
+        if self.encoders == "shared" and self.stage != "vqme":
+            raise ValueError(
+                f"ccrl.encoders='shared' trains the stage {JOINT!r}; ccrl.stage={self.stage!r} would mean nothing"
+            )
 
     def on(self, unit: str) -> Strategy:
         """Itself for images; for questions the product of the question's own uncertainty and balance."""

@@ -141,7 +141,7 @@ class ScenePool(SceneQuestions):
 
     def _answerable(self, s: Scene, dice: Dice, earlier: set[str]) -> _Question:
         # The first draw fixes level and answer type, whose shares a skew of the answers must leave alone.
-        name, level, found = self._fitting(s, dice, earlier)
+        name, level, found = self._ask(s, dice, earlier)
         families = EASY if level == "easy" else HARD
         answer_type = families[name].answer_type
         options = [_Question(name, level, answer_type, found)]
@@ -155,14 +155,8 @@ class ScenePool(SceneQuestions):
                 options.append(_Question(name, level, answer_type, again))
         return dice.weighted(options, [self._weight(o.asked.answer, answer_type) for o in options])
 
-    def _fitting(self, s: Scene, dice: Dice, earlier: set[str]) -> tuple[str, str, Asked]:
-        while True:  # of any thing that is shown, colour and shape can be asked in many words
-            name, level, found = self._ask(s, dice, earlier)
-            if self._may(found, name, s):
-                return name, level, found
-
     def _may(self, found: Asked, name: str, s: Scene) -> bool:
-        # "Is there a star?" would always be answered "yes".
+        """Under `shown`, what tells something about the picture; "is there a star?" would always be answered "yes"."""
         return not self.shown or (name != "exist_one" and _telling(found.text, s))
 
     def _secret(self, s: Scene, dice: Dice, earlier: set[str]) -> _Question | None:

@@ -147,14 +147,19 @@ class SceneQuestions(SceneReader):
         }
 
     def _ask(self, s: Scene, dice: Dice, earlier: set[str]) -> tuple[str, str, Asked]:
+        """Family, level and question: the first, in a random order, that the scene allows and `_may` too."""
         levels = [("hard", HARD), ("easy", EASY)]
         # A scene may allow no hard question; every scene allows easy ones.
         for level, families in levels if dice.chance(self.hard) else levels[1:]:
             for name in _order(families, dice):
                 found = families[name].ask(s, dice)
-                if found is not None and found.text not in earlier:
+                if found is not None and found.text not in earlier and self._may(found, name, s):
                     return name, level, found
         return self._ask(s, dice, earlier)
+
+    def _may(self, found: Asked, name: str, s: Scene) -> bool:
+        """Whether this question of family `name` is wanted."""
+        return True
 
 
 def _order(families: dict[str, Family] | Any, dice: Dice) -> list[str]:

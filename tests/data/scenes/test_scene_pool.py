@@ -72,6 +72,12 @@ def test_a_pool_of_what_is_shown_asks_of_nothing_else_and_both_answers_come():
     )
 
 
+def test_a_scene_in_which_no_hard_question_tells_anything_is_asked_an_easy_one():
+    """Of two equal things only the outermost can be asked, and that names nothing."""
+    pool = ScenePool("train", images=60, shown=True, hard=1.0, objects=(2, 2))
+    assert all(fits(pool.annotation(i)["question"], pool.scene(i)) for i in range(len(pool)))
+
+
 def test_a_question_fits_where_all_that_it_names_is_shown():
     s = ScenePool("train", images=1, objects=(1, 1)).scene(0)
     (thing,) = s.things

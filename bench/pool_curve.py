@@ -1,9 +1,10 @@
 """How the scorer's time grows with the bank, and what a cap saves: run as `python bench/pool_scoring.py --curve`.
 
 One pool of the first number of `--images`; banks of `PATTERNS` up to the largest of `--patterns`, and that one; with
-it, caps on the patterns that count for an image, which are approximate. All cases take turns, so that a machine that drifts
-hurts all alike; ratios are of the time with the largest bank, uncapped. The cost of an image should be linear in the
-patterns (specification 7.2): the line and what it leaves out are printed, and with them the time of the paper's pool.
+it, caps on the patterns that count for an image, which are approximate. All cases take turns, so that a machine that
+drifts hurts all alike; ratios are of the time with the largest bank, uncapped. The cost of an image should be linear in
+the patterns (specification 7.2): the line and what it leaves out are printed, and with them the time of the paper's
+pool.
 """
 
 from __future__ import annotations

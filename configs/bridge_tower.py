@@ -10,8 +10,10 @@ from jaxvl import config as C
 
 # fmt: off
 VILT = dict(name="vilt", width=768, heads=12, mlp=3072, depth=12, image_size=224, patch=32, max_positions=40,
-            dropout=0.1, classes=None, images=1, head_scale=2)
-CROSS, OFF = dict(depth=3, order="pre", bridge="add", mapping="top"), dict(dropout=0.0, attn_dropout=0.0)
+            dropout=0.1, classes=None, images=1, head_scale=2, eps=1e-12, mlm_tied=True)
+TEXT, VISION = dict(arch="bert", eps=None, heads=None), dict(arch="vit", eps=None, heads=None)
+OFF, CROSS = dict(dropout=0.0, attn_dropout=0.0), dict(depth=3, order="pre", bridge="add", mapping="top", eps=1e-12,
+                  cumulative_scope="block", share_projection=True, heads=None, mlp=None)
 TEACH = dict(uni=True, cross=True, direction="student_teacher", queries="valid", heads="equal", tau=1.0,
              word_align=False)  # True with text.teacher_vocab: a RoBERTa beside a WordPiece teacher
 FINE, BLIND = ("vqa", "nlvr2", "snli_ve"), ("vqa_blind",)
@@ -31,7 +33,7 @@ TABLES = dict(  # ViLT's: for training, and the last one to score on
 def stage(kind: str, **values: object) -> dict:
     """What all stages share at paper size, under `values`."""
     files = [f"data/arrow/{name}.arrow" for name in TABLES[kind]]
-    optim = dict(weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8, clip=None, bounds=dict(temp=(0.001, 0.5)))
+    optim = dict(weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8, clip=None, lr_mult={}, bounds=dict(temp=(0.001, 0.5)))
     shared = dict(
         train=dict(name="vilt_arrow", files=files[:-1]), val=dict(name="vilt_arrow", files=files[-1:]),
         images=dict(augment="randaug", crop="centre", scale=(0.9, 1.0), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
@@ -84,17 +86,15 @@ def stages() -> dict:
     made["vqa_blind"] = fine_tuning("vqa", init_from="plain_pretrain", images=None, evals=dict(vqa=dict(name="vqa")))
     return made
 
-
 PAIR = {task: (("ViLT teacher", f"teacher_{task}", ""), ("student, distilled twice", task, "")) for task in FINE}
 REST = ("not distilled", "plain_vqa", ""), ("shallow interaction", "shallow_vqa", ""), ("blind (no image)", *BLIND, "")
-SPEED, KINDS = ("speed/ms_per_pair", "speed/ms_per_pair/cached"), ("", "/yes_no", "/number", "/other")
-COLUMNS = (*(f"vqa/accuracy{kind}" for kind in KINDS), *SPEED)
+SPEED, SCORE = ("speed/ms_per_pair", "speed/ms_per_pair/cached"), ("accuracy/accuracy", "accuracy/consistency")
+COLUMNS = (*(f"vqa/accuracy{kind}" for kind in ("", "/yes_no", "/number", "/other")), *SPEED)
 REPORT = (
     dict(title="VQA accuracy (official) and milliseconds a pair", columns=COLUMNS, rows=(*PAIR.pop("vqa"), *REST)),
     dict(title="Majority answer", columns=("accuracy", "by_type/accuracy"), rows=(("VQA", "vqa", "majority/"),)),
-    *(dict(title=t, columns=("accuracy/accuracy", "majority/accuracy", SPEED[0]), rows=r) for t, r in PAIR.items()),
+    *(dict(title=t, columns=(*SCORE, "majority/accuracy", SPEED[0]), rows=r) for t, r in PAIR.items()),
 )
-
 
 def small(size: int, width: int, depth: int, pairs: int, questions: int, held: int) -> dict:
     """Embedded world, pictures of `size` pixels, without augmentation: texts name sides and colours."""
@@ -102,8 +102,8 @@ def small(size: int, width: int, depth: int, pairs: int, questions: int, held: i
     shape = {"model.width": width, "model.heads": width // 32, "model.mlp": 4 * width, "model.image_size": size}
     values = {
         "text.vocab": "scenes", **shape, "model.embed_dim": 64,
-        "model.text": dict(arch="bert", depth=depth, max_positions=40, **OFF),
-        "model.vision": dict(arch="vit", depth=depth, patch=8), "model.cross": dict(CROSS, depth=2, **OFF),
+        "model.text": dict(TEXT, depth=depth, max_positions=40, **OFF),
+        "model.vision": dict(VISION, depth=depth, patch=8), "model.cross": dict(CROSS, depth=2, **OFF),
         **C.under(ORDER, {"epochs": 1, "batch_size": 16, "format.length": 20, "optim.clip": 1.0, "eval.best": None}),
         **C.under(TEACHERS, {**shape, "model.patch": 8, "model.depth": depth + 1, "model.dropout": 0.0}),
         **C.under([name for name in ORDER if name not in BLIND], {"images.augment": None}),
@@ -121,8 +121,9 @@ def small(size: int, width: int, depth: int, pairs: int, questions: int, held: i
 
 
 TOWERS = {"weights.text": "data/bert-base-uncased", "weights.vision": "data/vit-base-patch32-224-in21k"}
-PUBLISHED = {"weights.vilt": "data/vilt_200k_mlm_itm.ckpt", "steps": 0}  # the teacher is only evaluated
-PAPER = {"hint": HINT} | C.under(PRETRAINING[1:], TOWERS) | C.under(PRETRAINING[:1], PUBLISHED)
+PUBLISHED = {"weights.vilt": "data/vilt_200k_mlm_itm.ckpt", "steps": 0}  # only evaluated; its decoder is untied
+PAPER = {"hint": HINT, **C.under(PRETRAINING[1:], TOWERS), **C.under(PRETRAINING[:1], PUBLISHED),
+         **C.under(TEACHERS, {"model.mlm_tied": False})}
 SCALES = {"tiny": small(32, 64, 2, 64, 64, 8), "small": small(48, 96, 4, 5_000, 12_000, 200), "paper": PAPER}
 ALONE, NO_CROSS = {"task.distill": None, "teacher": None}, C.under(STUDENTS, {"task.distill.cross": False})
 ABLATIONS = {  # tables 4 to 8
@@ -138,13 +139,12 @@ ABLATIONS = {  # tables 4 to 8
                      **C.under(PRETRAINING[1:], {"weights.text": None, "weights.vision": None})},
 }
 
-
 def get_config(arg: str | None = None) -> C.ConfigDict:
     """`arg`: stages or chains to run, then `scale=`, `ablation=` (joined by +); e.g. `"nlvr2,ablation=order=post"`."""
-    model = dict(
-        name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, embed_dim=256, interaction="bridge",
-        text=dict(arch="bert", depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), classes=None, images=1,
-        vision=dict(arch="vit", depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1))
+    tower = dict(text=dict(TEXT, depth=12, max_positions=None, dropout=0.1, attn_dropout=0.1), vision=dict(
+        VISION, depth=12, patch=32), cross=dict(CROSS, dropout=0.1, attn_dropout=0.1), interaction="bridge")
+    heads = dict(classes=None, images=1, embed_dim=256, temp=0.07, head_scale=1, head_dropout=None, mlm_tied=False)
+    model = dict(name="bridge_tower", width=768, heads=12, mlp=3072, image_size=224, **tower, **heads)
     text = dict(vocab="data/bert-base-uncased", teacher_vocab=None)
     config = C.base(text=text, model=model, stages=stages(), report=REPORT)
     return C.build(config, arg, order=ORDER, chains=CHAINS, variants={}, ablations=ABLATIONS, scales=SCALES)

@@ -16,9 +16,11 @@ import io
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
@@ -26,21 +28,46 @@ from tensorboardX import SummaryWriter
 from jaxvl.display import Progress, host_number, table
 from jaxvl.plots import curves
 
-__all__ = ["Log", "Progress", "read_rows", "table"]
+__all__ = ["Alarm", "Log", "Progress", "read_rows", "table"]
+
+
+class Alarm:
+    """Says on the standard error what a task's `alarm(scalars, share=)` says of a log's rows, if it has one: once.
+
+    Args:
+      task: of the stage; name: of the stage; steps: all its updates, of which a row has seen a share.
+    """
+
+    def __init__(self, task: Any, *, name: str, steps: int):
+        self._alarm, self._name, self._steps = getattr(task, "alarm", None), name, steps
+
+    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Look at the scalars of a step."""
+        said = self._alarm(scalars, share=step / max(1, self._steps)) if self._alarm else None
+        if said is not None:
+            print(f"{self._name}: warning: {said}", file=sys.stderr)
+            self._alarm = None
 
 
 class Log:
     """Scalars of one run, on disk as they arrive."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, append_from_step: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        append_from_step: int | None = None,
+        watch: Callable[[int, Mapping[str, float]], None] | None = None,
+    ):
         """Open the files of `workdir`.
 
         Args:
           workdir: created if absent.
           append_from_step: the step that the run resumes from; rows of later steps, and a row cut short by a
             kill, are dropped. None = start anew: all rows are dropped.
+          watch: is shown every step's scalars as they are written.
         """
-        self.directory = Path(workdir)
+        self.directory, self._watch = Path(workdir), watch
         self.rows: list[dict[str, float]] = []
         self._columns: list[str] = []
         self._events: SummaryWriter | None = None
@@ -70,6 +97,8 @@ class Log:
         values = {name: host_number(name, value) for name, value in scalars.items()}
         if not self._writes:
             return
+        if self._watch is not None:
+            self._watch(step, values)
         last = self.rows[-1] if self.rows else None
         if last and step < last["step"]:
             raise ValueError(

@@ -54,6 +54,7 @@ def make_optimizer(
     clip: float | None = None,
     new_lr_mult: float = 1.0,
     new: Sequence[str] = NEW,
+    lr_mult: Mapping[str, float] = {},
     bounds: Mapping[str, tuple[float, float]] = BOUNDS,
 ) -> optax.GradientTransformation:
     """AdamW with PyTorch's update rule (decoupled decay times the learning rate, eps outside the root).
@@ -66,11 +67,13 @@ def make_optimizer(
       clip: largest global norm of the gradient; None = no clipping.
       new_lr_mult: factor on the learning rate (decay included) of the modules in `new`.
       new: names (`hypergraph`) or partial paths (`fusion_encoder/layers_0`) of modules.
+      lr_mult: `{name: factor}` likewise, e.g. of heads and of cross-modal layers; a parameter that several names fit
+        gets all their factors.
       bounds: `{path: (low, high)}`: after each update the parameter is put back into the interval. The loss
         itself does not clip, so its gradient at a bound is alive and can lead the parameter away from it.
 
     Raises:
-      ValueError: a value out of range; at `init`: a name in `new` or `bounds` that no parameter has (the
+      ValueError: a value out of range; at `init`: a name in `new`, `lr_mult` or `bounds` that no parameter has (the
         defaults may be absent: ALBEF has no hypergraph).
     """
     b1, b2 = betas
@@ -79,13 +82,14 @@ def make_optimizer(
         0 <= b2 < 1,
         eps > 0,
         weight_decay >= 0,
-        new_lr_mult >= 0,
+        min((new_lr_mult, *lr_mult.values())) >= 0,
         clip is None or clip > 0,
     )
     if not all(in_range):
         raise ValueError(
             f"optim: betas={tuple(betas)}, eps={eps}, weight_decay={weight_decay}, new_lr_mult={new_lr_mult}, "
-            f"clip={clip}: betas must be in [0,1), eps and clip positive (clip may be None), the others not negative"
+            f"lr_mult={dict(lr_mult)}, clip={clip}: betas must be in [0,1), eps and clip positive (clip may be None), "
+            "the others not negative"
         )
     for name, (low, high) in bounds.items():
         if not low < high:
@@ -95,7 +99,8 @@ def make_optimizer(
         return update if path.rsplit("/", 1)[-1] in NO_DECAY else update + weight_decay * param
 
     def speed(path: str, update: Array, param: Array) -> Array:
-        return update * new_lr_mult if any(_matches(name, path) for name in new) else update
+        factor = new_lr_mult if any(_matches(name, path) for name in new) else 1.0
+        return update * factor * math.prod(f for name, f in lr_mult.items() if _matches(name, path))
 
     def project(path: str, update: Array, param: Array) -> Array:
         interval = [b for name, b in bounds.items() if _matches(name, path)]
@@ -103,11 +108,12 @@ def make_optimizer(
 
     parts = [
         _check_names(new, NEW, "optim.new"),
+        _check_names(lr_mult, (), "optim.lr_mult"),
         _check_names(bounds, BOUNDS, "optim.bounds"),
         optax.clip_by_global_norm(clip) if clip is not None else optax.identity(),
         _adam(b1, b2, eps),
         _by_path(decay),
-        _by_path(speed) if new_lr_mult != 1.0 else optax.identity(),
+        _by_path(speed) if new_lr_mult != 1.0 or lr_mult else optax.identity(),
         _tabled(schedule.size) if isinstance(schedule, Table) else optax.scale_by_learning_rate(schedule),
         _by_path(project),
     ]

@@ -26,9 +26,9 @@ from jaxvl.atomic import write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.text import Tokenizer
 from jaxvl.interop import class_labels, foreign_params, load_params
-from jaxvl.log import Log, Progress, table
+from jaxvl.log import Alarm, Log, Progress, table
 from jaxvl.models.layers import stack_layers, unstack_layers
-from jaxvl.models.transfer import Report, adapt, lacking
+from jaxvl.models.transfer import adapt, check_trained, check_whole, lacking
 from jaxvl.sharding import Partition
 from jaxvl.train import Evaluation, Sigterm, Trainer, TrainState, bind
 from jaxvl.types import PyTree
@@ -245,7 +245,8 @@ def run_stage(
     state = trainer.init(build.first_batch(stage), load=load, frozen=teacher_params(config, stage, root))
     if step is not None:
         state = checkpoints.restore(step, trainer.abstract).replace(frozen=state.frozen)
-    log = Log(folder, append_from_step=step)
+    watch = Alarm(stage.task, name=stage.name, steps=stage.steps)
+    log = Log(folder, append_from_step=step, watch=watch)
     try:
         state = fit(config, stage, trainer, state, checkpoints, log, schedule, sigterm)
         metrics = evaluate(stage, trainer, state.params)
@@ -354,6 +355,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
     def load(fresh: PyTree) -> PyTree:
         params = unstack_layers(fresh)
         filled: set[str] = set()
+        untouched: Sequence[str] = ()
         if weights:
             params, note = adapt(foreign_params(weights, params, take=take), params)
             towers = set(weights) & {"vision", "text"}  # any other kind holds the whole model
@@ -363,6 +365,7 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
                     check_answers(f"{where}.weights={weights}", class_labels(path), stage.answers)
             print(f"{stage.name}: weights from {', '.join(weights.values())}\n{note}")
             filled.update(note.taken, note.resized)
+            untouched = note.fresh
         if source is not None:
             found = stage_params(source, root)
             params, note = adapt(found, params, renames=stage.task.renames)
@@ -371,24 +374,11 @@ def initial_params(stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree]
             lost = [path for path in lacking(note, needed) if path not in filled]
             check_whole(note, f"{where}.init_from={source!r}", lost)
             print(f"{stage.name}: parameters from {source}\n{note}")
+            untouched = [path for path in note.fresh if path not in filled]
+        check_trained(f"{where}.steps={stage.steps}", untouched, steps=stage.steps)
         return stack_layers(params, fresh)
 
     return load
-
-
-def check_whole(note: Report, source: str, lost: Sequence[str]) -> None:
-    """Raise ValueError, which names the `source`, if it gave no tensor at all or `lost` are missing from it."""
-    nothing = not (note.taken or note.resized)
-    if not lost and not nothing:
-        return
-    paths = lost or note.fresh
-    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
-    raise ValueError(
-        f"{source}: {'none' if nothing else 'only part'} of the model is in there, {len(paths)} tensors are missing "
-        f"({shown}). Only heads, decoder and hypergraph may be. Set config.model to the depths of that model, give "
-        "a complete one, or None to train from scratch; a single tower's foreign file goes to "
-        "weights.vision or weights.text."
-    )
 
 
 def teacher_params(config: ConfigDict, stage: build.Stage, root: Path) -> Callable[[PyTree], PyTree] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxvl.vqa_normalise import normalise, punctuation, strip
 
 VARIANTS = ("official", "openvqa")
+LEARNT, PATIENCE = 55.0, 0.2  # percent that matching should have reached; after this share of the updates
 FEW = 4  # fewer annotators cannot reach 1 by the official formula
 
 
@@ -135,3 +136,16 @@ def majority(annotations: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, s
         return min(counter, key=lambda answer: (-round(counter[answer], 6), answer))
 
     return top(total), {kind: top(counter) for kind, counter in by_type.items()}
+
+
+def matching_alarm(percent: float, share: float, *, of: str = "") -> str | None:
+    """What is wrong with an accuracy of matching, in percent, after this share of the updates; None if nothing is.
+
+    The matching head of a dual encoder can stay at chance for long (specification of the Bridge tower, 15.10).
+    """
+    if share < PATIENCE or percent >= LEARNT:
+        return None
+    return (
+        f"matching {of}is at {percent:.1f} % after {100 * share:.0f} % of the updates, 50 is chance: it has not been "
+        "learnt yet (more updates, a larger batch, or another weight of the masked words)"
+    )

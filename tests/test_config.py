@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from jaxvl import config as C
 
@@ -76,3 +78,30 @@ def test_make_names_section_and_key():
         C.make({"thing": dict}, "model", {"name": "thin"})
     with pytest.raises(C.ConfigError, match="model 'thing'.*widht"):
         C.make({"thing": lambda *, width: width}, "model", {"name": "thing", "widht": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("['a', 'b']", ["a", "b"]), ("a.arrow", "a.arrow"), ("None", None), ("('a',)", ("a",))],
+)
+def test_a_list_can_be_given_by_a_flag_as_a_list_or_as_one_item(text, value):
+    C.allow_none()
+    config = C.base(files=["x", "y"])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    values(["program", f"--config.files={text}"])
+    assert values.config.files == value
+
+
+def test_a_part_of_a_path_may_stand_for_several():
+    assert C.choices("stages.a|b.model.critic", ("x", "y")) == {
+        "critic=x": {"stages.a.model.critic": "x", "stages.b.model.critic": "x"},
+        "critic=y": {"stages.a.model.critic": "y", "stages.b.model.critic": "y"},
+    }
+
+
+def test_sections_that_a_file_writes_once_are_not_one_section():
+    shared = dict(lr=1.0)
+    config = C.base(stages=dict(a=dict(optim=shared), b=dict(optim=shared)))
+    config.stages.a.optim.lr = 2.0
+    assert config.stages.b.optim.lr == 1.0

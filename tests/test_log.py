@@ -15,8 +15,9 @@ from PIL import Image
 
 from jaxvl import display
 from jaxvl.display import duration, number
-from jaxvl.log import Log, Progress, read_rows, table
+from jaxvl.log import Alarm, Log, Progress, read_rows, table
 from jaxvl.plots import attention, curves, grouped
+from jaxvl.tasks.pair_pretrain import PairPretrainTask
 
 FILES = ("metrics.jsonl", "metrics.csv")
 
@@ -161,6 +162,21 @@ def test_attention_is_drawn_clear_where_a_token_looks_and_dark_elsewhere(tmp_pat
     assert lower.mean() > 1.5 * upper.mean()
     assert veiled[:, :middle].mean() > 1.5 * veiled[:, middle:].mean() > 0
     assert not (drawn[60 : int(height / 4), : int(width / 8) - 10] < 60).any()  # the picture itself
+
+
+def test_an_alarm_is_raised_once_and_only_after_its_share_of_the_updates(tmp_path, capsys):
+    """As matching does that stays at chance: specification of the Bridge tower, 15.10."""
+    task = PairPretrainTask.__new__(PairPretrainTask)
+    log = Log(tmp_path, watch=Alarm(task, name="pretrain", steps=100))
+    for step, accuracy in ((10, 0.5), (20, 0.56), (30, 0.541), (40, 0.5)):
+        log.write_scalars(step, {"loss": 1.0, "itm_accuracy": accuracy})
+    log.write_scalars(50, {"loss": 1.0})
+    log.close()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith(
+        "pretrain: warning: matching of training batches is at 54.1 % after 30 % of the updates"
+    )
+    Alarm(object(), name="vqa", steps=1)(1, {"loss": 1.0})  # a task that has none
 
 
 def test_log_plots_its_rows(tmp_path):

@@ -112,6 +112,25 @@ def test_new_modules_learn_faster_by_the_factor_and_no_others_do():
     np.testing.assert_array_equal(fast["ffn"]["kernel"], plain["ffn"]["kernel"])
 
 
+def test_heads_and_cross_modal_layers_have_factors_of_their_own():
+    params = {"cross": {"layers_0": jnp.ones(2)}, "class_head": {"kernel": jnp.ones(2)}, "text": jnp.ones(2)}
+    grads = jax.tree.map(jnp.ones_like, params)
+
+    def step(**kw):
+        tx = make_optimizer(schedule=0.1, **kw)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    plain = step()
+    fast = step(lr_mult={"cross": 5.0, "class_head": 10.0}, new=("class_head",), new_lr_mult=2.0)
+    for name, factor in (("cross", 5.0), ("class_head", 20.0), ("text", 1.0)):
+        want = jax.tree.map(lambda x, f=factor: f * x, plain[name])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), fast[name], want)
+    with pytest.raises(ValueError, match="optim.lr_mult.*'cros'"):
+        step(lr_mult={"cros": 5.0})
+    with pytest.raises(ValueError, match="the others not negative"):
+        step(lr_mult={"cross": -1.0})
+
+
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_bounded_parameters_never_leave_their_interval_by_a_bit(sign):
     low, high = np.float32(0.001), np.float32(0.5)

@@ -113,6 +113,18 @@ def test_a_stage_without_updates_scores_given_parameters(tmp_path):
     assert not (tmp_path / "r/vqa/curves.png").exists()  # one evaluation is no curve
 
 
+def test_a_stage_without_updates_has_no_head_that_nobody_trained(tmp_path):
+    """A teacher that is only evaluated would teach noise: its file is named, and what it lacks."""
+    pair_run.write(tmp_path / "other", "pretrain")
+    params = tmp_path / "other/pretrain/checkpoints/1/params.safetensors"
+    config = student(tmp_path / "r", stages__vqa__teacher=None, stages__vqa__task__distill=None, stages__vqa__steps=0,
+                     stages__vqa__init_from=str(params))  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"stages.vqa.steps=0: nothing is trained, and 6 tensors .*class_head/fc1/bias"
+    ):
+        run(config, tmp_path / "r")
+
+
 def test_a_teacher_of_another_task_is_refused(tmp_path):
     pair_run.write(tmp_path / "other", "teacher_pretrain")
     params = tmp_path / "other/teacher_pretrain/checkpoints/1/params.safetensors"

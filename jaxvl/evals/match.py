@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxvl.data.source import Captions, Images, Pairs
+from jaxvl.scores import matching_alarm
 from jaxvl.types import Predict
-
-LEARNT, PATIENCE = 55.0, 0.2  # percent; share of the updates
 
 
 class MatchEval:
@@ -64,12 +63,7 @@ class MatchEval:
 
         The matching head of a dual encoder can stay at chance for long (specification of the Bridge tower, 15.10).
         """
-        if share < PATIENCE or scores["accuracy"] >= LEARNT:
-            return None
-        return (
-            f"matching is at {scores['accuracy']:.1f} % after {100 * share:.0f} % of the updates, 50 is chance: it "
-            "has not been learnt yet (more updates, a larger batch, or another weight of the masked words)"
-        )
+        return matching_alarm(scores["accuracy"], share)
 
 
 def random_others(own: np.ndarray, *, count: int, seed: int) -> np.ndarray:

@@ -56,7 +56,7 @@ class BridgeTower(nn.Module):
         `share_projection` = one projection per modality for all taps; `heads`, `mlp`, `eps`, `dropout`,
         `attn_dropout` (`pair_options.CROSS`).
       interaction: "bridge"; "shallow" or "virt" have no cross-modal encoder (`pair_heads`).
-      embed_dim: width `C` of the contrastive embeddings.
+      embed_dim: width `C` of the contrastive embeddings; temp: their temperature at the start.
       classes: `A` of the class head; None = no class head.
       images: 1, or 2 if a class head reads two images with one text.
       head_scale: hidden units of the class head, in multiples of `2 width`.
@@ -77,6 +77,7 @@ class BridgeTower(nn.Module):
     cross: Mapping[str, Any] = field(default_factory=dict)
     interaction: str = "bridge"
     embed_dim: int = 256
+    temp: float = 0.07
     classes: int | None = None
     images: int = 1
     head_scale: int = 1
@@ -319,7 +320,7 @@ class BridgeTower(nn.Module):
     @nn.compact  # not in setup: parameters without `temp` must still run the other methods
     def temperature(self) -> Array:
         """Scalar f32 by which contrastive similarities are divided. The optimiser keeps it in its range."""
-        return self.param("temp", nn.initializers.constant(0.07), (), jnp.float32)
+        return self.param("temp", nn.initializers.constant(self.temp), (), jnp.float32)
 
     def match_logits(self, fused: Fused) -> Array:
         """`[B,2]` f32; column 1 = the text describes the image."""

@@ -153,3 +153,28 @@ def _fit(path: str, loaded: Array, fresh: Array) -> Array:
         f"{path}: loaded shape {tuple(loaded.shape)}, but the model has {tuple(fresh.shape)}; "
         "build the model with the sizes of the loaded one, or drop the tensor before loading"
     )
+
+
+def check_trained(where: str, fresh: Sequence[str], *, steps: int) -> None:
+    """Raise ValueError where a stage without updates would leave some of its parameters as they were drawn."""
+    if steps == 0 and fresh:
+        shown = ", ".join(fresh[:4]) + (", ..." if len(fresh) > 4 else "")
+        raise ValueError(
+            f"{where}: nothing is trained, and {len(fresh)} tensors are in none of the files ({shown}). Give "
+            "parameters that hold them, or updates to train them."
+        )
+
+
+def check_whole(note: Report, source: str, lost: Sequence[str]) -> None:
+    """Raise ValueError, which names the `source`, if it gave no tensor at all or `lost` are missing from it."""
+    nothing = not (note.taken or note.resized)
+    if not lost and not nothing:
+        return
+    paths = lost or note.fresh
+    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
+    raise ValueError(
+        f"{source}: {'none' if nothing else 'only part'} of the model is in there, {len(paths)} tensors are missing "
+        f"({shown}). Only heads, decoder and hypergraph may be. Set config.model to the depths of that model, give "
+        "a complete one, or None to train from scratch; a single tower's foreign file goes to "
+        "weights.vision or weights.text."
+    )

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl import losses
+from jaxvl.scores import matching_alarm
 from jaxvl.tasks import momentum as averaging
 from jaxvl.tasks import pair_losses as pairs
 from jaxvl.tasks import predictors as predict
@@ -129,6 +130,11 @@ class PairPretrainTask(teaching.TaughtTask):
         return {k: frozenset(terms if getattr(self, k) is not None else ()) for k, terms in parts.items()}
 
     # ---- loss -------------------------------------------------------------------------------------------
+
+    def alarm(self, scalars: Mapping[str, float], *, share: float) -> str | None:
+        """What is wrong with a log's row after this share of the updates; None if nothing is."""
+        found = scalars.get("itm_accuracy")
+        return None if found is None else matching_alarm(100 * found, share, of="of training batches ")
 
     def loss(
         self, params: PyTree, extra: PyTree, batch: Batch, rng: Key

@@ -413,7 +413,12 @@ def teacher_answers(source: str, root: Path) -> list[str] | None:
 
 
 def check_answers(where: str, theirs: list[str] | None, ours: list[str] | None) -> None:
-    """Raise ValueError unless teacher and student have one list of answers, in one order, as far as known."""
+    """Raise ValueError unless teacher and student have one list of answers, in one order; say if it is not known."""
+    if ours is not None and theirs is None:
+        print(
+            f"{where}: no list of answers is with it; its classes are taken to be in this stage's order",
+            file=sys.stderr,
+        )
     if theirs is None or ours is None or theirs == ours:
         return
     at = next(

@@ -85,8 +85,8 @@ def rand_augment(image: np.ndarray, rng: np.random.Generator, *, n: int = 2, lev
 def rand_augment_30(image: np.ndarray, rng: np.random.Generator, *, n: int = 2, level: int = 9) -> np.ndarray:
     """RandAugment as ViLT and BridgeTower configure it: `n` operations with replacement, each always applied.
 
-    Nothing inverts colours, cuts out or mirrors: sentences name colours, small things and sides. What geometry
-    uncovers is black.
+    Nothing inverts colours, cuts out or mirrors: sentences name colours, small things and sides. Geometry takes
+    the nearest pixel; what it uncovers is black.
 
     Args:
       level: strength out of 30. At 9: rotation 9 degrees, shear 0.09, shift 30 pixels, one bit left of each value,
@@ -172,35 +172,36 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def shear_x(image: np.ndarray, amount: float, fill: Colour = FILL) -> np.ndarray:
+def shear_x(image: np.ndarray, amount: float, fill: Colour = FILL, nearest: bool = False) -> np.ndarray:
     """Shift row `y` right by `amount * y` pixels."""
-    return _warp(image, np.array([[1, amount, 0], [0, 1, 0]], np.float64), fill)
+    return _warp(image, np.array([[1, amount, 0], [0, 1, 0]], np.float64), fill, nearest)
 
 
-def shear_y(image: np.ndarray, amount: float, fill: Colour = FILL) -> np.ndarray:
+def shear_y(image: np.ndarray, amount: float, fill: Colour = FILL, nearest: bool = False) -> np.ndarray:
     """Shift column `x` down by `amount * x` pixels."""
-    return _warp(image, np.array([[1, 0, 0], [amount, 1, 0]], np.float64), fill)
+    return _warp(image, np.array([[1, 0, 0], [amount, 1, 0]], np.float64), fill, nearest)
 
 
-def translate_x(image: np.ndarray, pixels: float, fill: Colour = FILL) -> np.ndarray:
+def translate_x(image: np.ndarray, pixels: float, fill: Colour = FILL, nearest: bool = False) -> np.ndarray:
     """Shift left by `pixels`."""
-    return _warp(image, np.array([[1, 0, -pixels], [0, 1, 0]], np.float64), fill)
+    return _warp(image, np.array([[1, 0, -pixels], [0, 1, 0]], np.float64), fill, nearest)
 
 
-def translate_y(image: np.ndarray, pixels: float, fill: Colour = FILL) -> np.ndarray:
+def translate_y(image: np.ndarray, pixels: float, fill: Colour = FILL, nearest: bool = False) -> np.ndarray:
     """Shift up by `pixels`."""
-    return _warp(image, np.array([[1, 0, 0], [0, 1, -pixels]], np.float64), fill)
+    return _warp(image, np.array([[1, 0, 0], [0, 1, -pixels]], np.float64), fill, nearest)
 
 
-def rotate(image: np.ndarray, degrees: float, fill: Colour = FILL) -> np.ndarray:
+def rotate(image: np.ndarray, degrees: float, fill: Colour = FILL, nearest: bool = False) -> np.ndarray:
     """Rotate anticlockwise around the centre."""
     height, width = image.shape[:2]
-    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), fill)
+    return _warp(image, cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), fill, nearest)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, fill: Colour) -> np.ndarray:
-    size = (image.shape[1], image.shape[0])
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderValue=fill)
+def _warp(image: np.ndarray, matrix: np.ndarray, fill: Colour, nearest: bool) -> np.ndarray:
+    """Bilinear, or the `nearest` pixel: Pillow's default, which the public RandAugment uses."""
+    size, flags = (image.shape[1], image.shape[0]), cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(image, matrix, size, flags=flags, borderValue=fill)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -230,7 +231,7 @@ OPERATIONS: tuple[Operation, ...] = (
 OPERATIONS_30: tuple[Operation, ...] = (
     lambda image, s, rng: auto_contrast(image),
     lambda image, s, rng: equalize(image),
-    lambda image, s, rng: rotate(image, _signed(rng, 30 * s), BLACK),
+    lambda image, s, rng: rotate(image, _signed(rng, 30 * s), BLACK, True),
     lambda image, s, rng: posterize(image, max(1, int(4 * s))),
     lambda image, s, rng: solarize(image, 256 * s),
     lambda image, s, rng: solarize_add(image, int(110 * s)),
@@ -238,8 +239,8 @@ OPERATIONS_30: tuple[Operation, ...] = (
     lambda image, s, rng: contrast(image, 1.8 * s + 0.1),
     lambda image, s, rng: brightness(image, 1.8 * s + 0.1),
     lambda image, s, rng: sharpness(image, 1.8 * s + 0.1),
-    lambda image, s, rng: shear_x(image, _signed(rng, 0.3 * s), BLACK),
-    lambda image, s, rng: shear_y(image, _signed(rng, 0.3 * s), BLACK),
-    lambda image, s, rng: translate_x(image, _signed(rng, 100 * s), BLACK),
-    lambda image, s, rng: translate_y(image, _signed(rng, 100 * s), BLACK),
+    lambda image, s, rng: shear_x(image, _signed(rng, 0.3 * s), BLACK, True),
+    lambda image, s, rng: shear_y(image, _signed(rng, 0.3 * s), BLACK, True),
+    lambda image, s, rng: translate_x(image, _signed(rng, 100 * s), BLACK, True),
+    lambda image, s, rng: translate_y(image, _signed(rng, 100 * s), BLACK, True),
 )

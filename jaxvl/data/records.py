@@ -211,6 +211,7 @@ class Records:
       check: arguments of `python -m jaxvl.data check` for these files.
       holdout: `dict(share=0.2, part="train"|"held", by="image", seed=0)` keeps the part of the rows whose image
         falls, by a hash of its name, outside or inside a held-out share; a row's part depends on nothing else.
+        `dict(last=1000, part=...)` holds out the rows of the last 1,000 images, in the order of the files instead.
     """
 
     def __init__(
@@ -368,14 +369,28 @@ def _image_ids(parsed: Parsed) -> np.ndarray:
     return np.asarray([places.setdefault(key, len(places)) for key in keys], np.int32)
 
 
-def _held(images: Sequence[str], *, share: float, part: str, by: str = "image", seed: int = 0) -> np.ndarray:
+def _held(
+    images: Sequence[str],
+    *,
+    part: str,
+    share: float | None = None,
+    last: int | None = None,
+    by: str = "image",
+    seed: int = 0,
+) -> np.ndarray:
     if by != "image":
         raise ValueError(f"holdout: by={by!r} is not known; rows are split by 'image'")
     if part not in ("train", "held"):
         raise ValueError(f"holdout: part={part!r} must be 'train' or 'held'")
-    if not 0 < share < 1:
+    if (share is None) == (last is None):
+        raise ValueError(f"holdout: share={share}, last={last}: give one of them")
+    if share is not None and not 0 < share < 1:
         raise ValueError(f"holdout: share={share} must lie between 0 and 1")
-    held = {image: _uniform(f"{seed}:{image}") < share for image in set(images)}
+    names = list(dict.fromkeys(images))
+    if last is not None and not 0 < last < len(names):
+        raise ValueError(f"holdout: last={last} must lie between 0 and the {len(names)} images there are")
+    ends = set(names[-last:]) if last is not None else None
+    held = {n: _uniform(f"{seed}:{n}") < (share or 0.0) if ends is None else n in ends for n in names}
     return np.array([i for i, image in enumerate(images) if held[image] == (part == "held")], np.int64)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +14,19 @@ from typing import Any
 from jaxvl.config import ConfigError, unknown
 from jaxvl.display import table as show
 from jaxvl.reproduce import active, bridge_tower, ccrl, probes
-from jaxvl.reproduce.active import ActiveTable, Plan, TimesTable, fill_times
+from jaxvl.reproduce.active import TIMES, ActiveTable, Plan, TimesTable, fill_times
 from jaxvl.reproduce.jobs import Cell, cells, in_order, row_config
 from jaxvl.reproduce.probes import ProbeTable
-from jaxvl.reproduce.report import NEVER, bullets, collect, markdown, scored_on, write_csv, write_text
+from jaxvl.reproduce.report import (
+    NEVER,
+    bullets,
+    collect,
+    markdown,
+    scored_on,
+    write_csv,
+    write_rows,
+    write_text,
+)
 from jaxvl.reproduce.runner import Execute, execute, run_jobs
 from jaxvl.reproduce.speed import FILE, SPEED_COLUMNS, SpeedTable, read_speed, speed_lines
 from jaxvl.reproduce.store import Store
@@ -107,8 +119,10 @@ def reproduce(
       SystemExit, KeyboardInterrupt: stopped; the report is written nevertheless.
     """
     if isinstance(spec, SpeedTable):
+        measure(options, FILE, "cached_inference.py", *(f"--task={row.task}" for row in spec.rows))
         return report_speed(spec, options.workdir)
     if isinstance(spec, TimesTable):
+        measure(options, TIMES, "pool_scoring.py", "--strategies")
         return fill_times(spec, options.workdir.expanduser().absolute())
     if isinstance(spec, (ActiveTable, ProbeTable)):
         plan = Plan(
@@ -177,6 +191,22 @@ def report(spec: Table, every: Sequence[Cell], store: Store, options: Options, e
     return path
 
 
+def measure(options: Options, file: str, script: str, *flags: str) -> None:
+    """Have a bench write its `file` in the workdir, unless it is there, or only a report is wanted.
+
+    Raises:
+      ConfigError: the bench fails.
+    """
+    out = options.workdir.expanduser().absolute() / file
+    if out.exists() or options.report_only:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(options.root / "bench" / script), *flags, f"--out={out}"]
+    print(f"measuring: {shlex.join(command)}", flush=True)
+    if subprocess.run(command, cwd=options.root, check=False).returncode:
+        raise ConfigError(f"bench/{script} failed; its message is above")
+
+
 def report_speed(spec: SpeedTable, workdir: Path) -> Path:
     """Write the report of a table of times from the bench's file in the workdir, if there is one."""
     workdir = workdir.expanduser().absolute()
@@ -195,5 +225,6 @@ def report_speed(spec: SpeedTable, workdir: Path) -> Path:
     ]
     path = workdir / f"{spec.name.replace('/', '_')}.md"
     write_text(path, "\n".join(part.rstrip("\n") + "\n" for part in text))
-    print(f"{measured}\nreport: {path}")
+    write_rows(path.with_suffix(".csv"), SPEED_COLUMNS, speed_lines(spec, found))
+    print(f"{measured}\nreport: {path}   cells: {path.with_suffix('.csv')}")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import pickle
 
 import numpy as np
@@ -287,3 +288,41 @@ def test_tables_and_json_give_identical_sentences(tmp_path):
     same(*(Examples(reader, ClassifyFormat(TOK), ImageTransform(16)) for reader in readers))
     groups = [[r.annotation(i)["sentence_group"] for i in range(4)] for r in readers]
     assert [[g.index(x) for x in g] for g in groups] == [[0, 1, 0, 1]] * 2
+
+
+def test_tables_and_json_give_identical_hypotheses(tmp_path):
+    """BridgeTower's table numbers the labels, DiDE's names them, the release's JSON Lines name them, too (V3, V4)."""
+    texts, labels = ["a dog", "a cat", "a bird"], ["entailment", "contradiction", "neutral"]
+    names = [f"{i}.jpg" for i in (10, 11, 12)]
+    root = write_images(tmp_path / "flickr30k-images", names)
+    rows = [
+        {"Flickr30K_ID": n[:-4], "gold_label": label, "sentence2": text, "sentence1": "a premise"}
+        for n, text, label in zip(names, texts, labels, strict=True)
+    ]
+    raw = SOURCES["snli_ve"](write_jsonl(tmp_path / "snli_ve_dev.jsonl", rows), images=root)
+    images = [(root / n).read_bytes() for n in names]
+    ids = {"contradiction": 0, "neutral": 1, "entailment": 2}
+    numbered = table(
+        tmp_path / "snli_dev.arrow", image=images, sentences=[[["a premise", t]] for t in texts],
+        labels=[[ids[label]] for label in labels],
+    )  # fmt: skip
+    named = table(
+        tmp_path / "snli_ve_dev.arrow", image=images, questions=[[t] for t in texts], answers=[[x] for x in labels],
+        identifier=[n[:-4] for n in names],
+    )  # fmt: skip
+    for file in (numbered, named):
+        readers = (raw, ViltArrow(file))
+        same(*(Examples(reader, ClassifyFormat(TOK), ImageTransform(16)) for reader in readers))
+
+
+def test_tables_and_json_give_identical_captions(tmp_path):
+    names, texts = ["0.jpg", "1.jpg"], [["a dog", "two dogs"], ["a cat"]]
+    root = write_images(tmp_path / "coco", names)
+    pairs = [{"image": n, "caption": t} for n, said in zip(names, texts, strict=True) for t in said]
+    (tmp_path / "captions.json").write_text(json.dumps(pairs))
+    raw = SOURCES["albef_captions"](str(tmp_path / "captions.json"), root=root)
+    arrow = table(
+        tmp_path / "coco_caption_karpathy_val.arrow", image=[(root / n).read_bytes() for n in names], caption=texts,
+        image_id=names, split=["val"] * 2,
+    )  # fmt: skip
+    same(*(Examples(reader, CaptionFormat(TOK), ImageTransform(16)) for reader in (raw, ViltArrow(arrow))))

@@ -80,6 +80,15 @@ def test_geometry_equals_pillows_bilinear_transform(ours, matrix):
     assert inside.mean() > 0.3 and difference[inside].max() <= 2  # Pillow truncates, OpenCV rounds
 
 
+@pytest.mark.parametrize(
+    "which", [2, 10, 11, 12, 13], ids=["rotate", "shear_x", "shear_y", "translate_x", "translate_y"]
+)
+def test_geometry_of_vilts_operations_mixes_no_pixels(which):
+    known = {tuple(pixel) for pixel in NOISE.reshape(-1, 3).tolist()} | {(0, 0, 0)}
+    out = augment.OPERATIONS_30[which](NOISE, 0.9, np.random.default_rng(0))
+    assert {tuple(pixel) for pixel in out.reshape(-1, 3).tolist()} <= known and (out != NOISE).any()
+
+
 def test_a_translation_moves_pixels_exactly_and_fills_with_grey():
     out = augment.translate_x(RGB, 7)
     assert np.array_equal(out[:, :-7], RGB[:, 7:]) and (out[:, -7:] == 128).all()

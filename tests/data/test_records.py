@@ -219,6 +219,14 @@ def test_a_holdout_splits_by_image_whatever_else_the_file_holds(tmp_path):
     assert held(tmp_path, "held", names, seed=1) != out
 
 
+def test_the_last_images_can_be_held_out_as_vqa_v2_is_validated(tmp_path):
+    names = [f"{i // 2}.jpg" for i in range(20)]  # ten images, two rows each
+    rows = [{"image": n, "caption": "x"} for n in names]
+    found = {p: albef(tmp_path, rows, holdout=dict(last=3, part=p)) for p in ("train", "held")}
+    images = {p: [r.annotation(i)["image"] for i in range(len(r))] for p, r in found.items()}
+    assert images["held"] == names[14:] and images["train"] == names[:14]
+
+
 def test_ids_do_not_depend_on_the_holdout(tmp_path):
     names = [f"{i}.jpg" for i in range(50)]
     for part in ("train", "held"):
@@ -241,6 +249,9 @@ def test_ids_do_not_depend_on_the_holdout(tmp_path):
             "by='question' is not known; rows are split by 'image'",
         ),
         (dict(share=1e-9, part="held"), r"captions\.json: holdout=.* keeps no row"),
+        (dict(share=0.5, last=1, part="held"), "share=0.5, last=1: give one of them"),
+        (dict(part="held"), "share=None, last=None: give one of them"),
+        (dict(last=1, part="held"), "last=1 must lie between 0 and the 1 images"),
     ],
 )
 def test_wrong_holdouts_are_explained(holdout, message, tmp_path):

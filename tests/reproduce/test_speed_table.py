@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,34 @@ def test_file_of_another_form_is_refused(tmp_path, changes, message):
 
 
 def test_report_says_how_to_get_the_file_and_on_what_it_was_measured(tmp_path):
-    o = options(tmp_path)
+    o = replace(options(tmp_path), report_only=True)
     assert "write it with `python bench/cached_inference.py --out " in reproduce(TABLE, o).read_text()
     write(o.workdir / FILE)
     text = reproduce(TABLE, o).read_text()
     assert (
         "ours: two cores, commit abc, `python bench/x.py`; sizes: width 4" in text
         and "not comparable" in text
+    )
+    head, *lines = (o.workdir / "bridge_tower_9.csv").read_text().splitlines()
+    assert head.startswith("task,ours: mode") and lines[2].startswith("VQAv2,both cached,64,1.5,0.5,")
+
+
+@pytest.mark.parametrize(
+    "table, script", [("bridge_tower/9", "cached_inference.py"), ("ccrl/2", "pool_scoring.py")]
+)
+def test_a_file_that_is_not_there_is_measured_by_the_bench_once(tmp_path, table, script):
+    o = options(tmp_path)
+    (o.root / "bench").mkdir(parents=True, exist_ok=True)
+    bench = o.root / "bench" / script
+    bench.write_text("import sys; sys.exit(3)")
+    with pytest.raises(ConfigError, match=f"bench/{script} failed"):
+        reproduce(TABLES[table], o)
+    asked = tmp_path / "asked.txt"
+    bench.write_text(f"import sys; open({str(asked)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))")
+    reproduce(TABLES[table], replace(o, report_only=True))
+    assert not asked.exists()
+    reproduce(TABLES[table], o)
+    (said,) = asked.read_text().splitlines()
+    assert f"--out={o.workdir}" in said and (
+        "--task=nlvr2" in said if table == "bridge_tower/9" else "--strategies" in said
     )

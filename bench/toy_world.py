@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="models are kept there; run again to go on")
     add("--scale", choices=("tiny", "small"), default="small", help="default %(default)s")
-    add("--repeats", type=int, default=5, help="of the comparison of balance factors; default %(default)s")
+    add("--repeats", type=int, default=5, help="of the balance factors, 0 = none; default %(default)s")
     add(
         "--labelled",
         type=float,
@@ -172,10 +172,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(f"answers: {a['accuracy']:.3f} are the hard label; the most frequent of each type {a['prior']:.3f}")
     print("picked by CCRL and also by: " + ", ".join(f"{k} {v:.2f}" for k, v in found["picked_too"].items()))
-    found["balance"] = balance(args)
-    b = found["balance"]
-    print(f"entropy of labelled answers: one minus the share is above the printed factor in "
-          f"{b['one_minus_above_printed']} of {b['of']} repeats")  # fmt: skip
+    if args.repeats:
+        b = found["balance"] = balance(args)
+        print(
+            f"entropy of labelled answers: one minus the share is above the printed factor in "
+            f"{b['one_minus_above_printed']} of {b['of']} repeats"
+        )
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

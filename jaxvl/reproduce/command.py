@@ -119,7 +119,8 @@ def reproduce(
       SystemExit, KeyboardInterrupt: stopped; the report is written nevertheless.
     """
     if isinstance(spec, SpeedTable):
-        measure(options, FILE, "cached_inference.py", *(f"--task={row.task}" for row in spec.rows))
+        sizes = ("--batch=1", "--batch=16")  # the paper's, and one at which launching does not decide
+        measure(options, FILE, "cached_inference.py", *(f"--task={row.task}" for row in spec.rows), *sizes)
         return report_speed(spec, options.workdir)
     if isinstance(spec, TimesTable):
         measure(options, TIMES, "pool_scoring.py", "--strategies")

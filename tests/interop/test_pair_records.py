@@ -194,7 +194,7 @@ def test_equals_recorded_transformers(name):
     case = CASES[name]
     with np.load(RECORD) as recorded:
         for part, got in run(case.model, params(case), case.ours, case.image, IDS, MASK).items():
-            close(got, recorded[f"{name}/{part}"], 2e-5)
+            close(got, recorded[f"{name}/{part}"], 5e-6 if name.startswith("vilt") else 1e-5)
         if name == "pre":  # the order matters
             post = run(BRIDGE_TOWER, params(case), states, case.image, IDS, MASK)["pooled"]
             assert np.abs(recorded["pre/pooled"] - post).max() > 0.1

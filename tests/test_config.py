@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -82,14 +84,17 @@ def test_make_names_section_and_key():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("['a', 'b']", ["a", "b"]), ("a.arrow", "a.arrow"), ("None", None), ("('a',)", ("a",))],
+    [("['a', 'b']", ["a", "b"]), ("a.arrow", "a.arrow"), ("None", None), ("('a',)", ["a"])],
 )
-def test_a_list_can_be_given_by_a_flag_as_a_list_or_as_one_item(text, value):
+def test_a_list_can_be_given_by_a_flag_as_a_list_or_as_one_item(text, value, monkeypatch):
     C.allow_none()
     config = C.base(files=["x", "y"])
+    monkeypatch.setattr(
+        sys, "argv", ["program", f"--config.files={text}"]
+    )  # which flags of a config there are
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values)
-    values(["program", f"--config.files={text}"])
+    values(sys.argv)
     assert values.config.files == value
 
 

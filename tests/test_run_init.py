@@ -48,6 +48,7 @@ def load(fresh: dict, *, answers: list[str] | None = None, **config) -> dict:
         name="vqa",
         config=ConfigDict(dict(init_from=None, weights=weights) | config),
         task=SimpleNamespace(renames=()),
+        steps=1,
         answers=answers,
     )
     return initial_params(stage, Path("workdir"))(fresh)

@@ -58,7 +58,9 @@ LATER = {  # keys that older workdirs do not have, and what those were run with
     "active.protocol": "val", "active.proposer": "bank_random", "active.share_task_model": "plain",
     "active.warm_start": False, "active.answers.scope": "fixed", "active.answers.grow": False,
     "active.unit": "image", "active.allow_approx": False, "active.scoring.compute": "float32",
-    "active.*.shown": False, "active.strategies.*.encoders": "own",
+    "active.*.shown": False, "active.strategies.*.encoders": "own", "model.cross.cumulative_scope": "block",
+    "model.cross.share_projection": True, "model.cross.eps": 1e-12, "model.temp": 0.07, "model.head_scale": 1,
+    "model.mlm_tied": False, "stages.*.model.mlm_tied": True, "stages.*.model.eps": 1e-12,
 }  # fmt: skip
 RESULT = "result.json"
 

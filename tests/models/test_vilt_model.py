@@ -61,7 +61,8 @@ def test_text_padding_changes_nothing_and_logits_are_float32():
     text = np.concatenate([np.where(MASK, TEXT, 5), draw_ids(3, 3, seed=9)], 1)
     mask = np.concatenate([MASK, np.zeros((3, 3), bool)], 1)
     want, got = run(VILT, params, *PAIRS), run(VILT, params, IMAGE, text, mask)
-    close((got.pooled, got.image, got.text[:, :7][MASK]), (want.pooled, want.image, want.text[MASK]), 1e-6)
+    close(got.pooled, want.pooled, 1e-6)
+    close((got.image, got.text[:, :7][MASK]), (want.image, want.text[MASK]), 1e-5)
     half = VILT.clone(dtype=jnp.bfloat16)
     for method, args in (
         ("match_logits", (want,)),

@@ -73,10 +73,7 @@ def curves(rows: Sequence[Mapping[str, float]], *, path: str | os.PathLike[str])
         _panel(axis, title, names, rows)
     for axis in axes[len(panels) :]:
         axis.remove()
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    _save(figure, path)
 
 
 def attention(
@@ -116,6 +113,10 @@ def attention(
             axis.set_title(f"{token}\n{100 * look.sum():.0f} %", fontsize=9, color=INK, parse_math=False)
         for axis in row:
             axis.set_axis_off()
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.active.matching import binned_gap
 from jaxvl.tasks.answer_uncertainty import TEMPERATURES
 from jaxvl.types import Predict, PyTree
 
-BINS = 10
 PREDICTOR = "temperatures"
 
 
@@ -65,9 +65,7 @@ def finished(
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error of `confidence [N]` in [0, 1] of answers that are `right [N]` or not, in ten bins."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gap = np.bincount(bins, right, BINS) - np.bincount(bins, confidence, BINS)
-    return float(np.abs(gap).sum() / len(right))
+    return binned_gap(confidence, right, np.full(len(right), 1 / len(right)))
 
 
 def _labelled(held: Any) -> np.ndarray:

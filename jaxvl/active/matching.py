@@ -237,10 +237,13 @@ def calibration_error(true: np.ndarray, false: np.ndarray) -> float:
     p = 1 / (1 + np.exp(-np.clip(np.concatenate([true, false]), -500, 500)))
     label = np.concatenate([np.ones(len(true)), np.zeros(len(false))])
     weight = np.concatenate([np.full(len(true), 0.5 / len(true)), np.full(len(false), 0.5 / len(false))])
+    return binned_gap(p, label, weight)
+
+
+def binned_gap(p: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+    """Sum over ten bins of `p [N]` of how far the weighted sums of `p` and of `label [N]` are apart."""
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
-    total = np.bincount(bins, weight, BINS)
-    gap = np.abs(np.bincount(bins, weight * label, BINS) - np.bincount(bins, weight * p, BINS))
-    return float(gap[total > 0].sum())
+    return float(np.abs(np.bincount(bins, weight * (label - p), BINS)).sum())
 
 
 def warnings(scores: Mapping[str, float]) -> list[str]:

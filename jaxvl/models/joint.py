@@ -6,8 +6,6 @@ parameters (`jaxvl.tasks.match_and_answer`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,51 +15,33 @@ from jaxvl.models.vaue import VAUE
 from jaxvl.models.vqme import VQME
 
 
-@dataclass(frozen=True)
 class SharedEncoders:
-    """The two models, made from one set of sizes; fields are those of `VQME` and `VAUE`."""
+    """The two models, `match` and `answer`, made from one set of sizes.
 
-    words: int
-    classes: int
-    feat_dim: int = 2048
-    width: int = 512
-    heads: int = 8
-    layers: int = 1
-    block: str = "residual"
-    pool: str = "attflat"
-    critic: str = "concat1"
-    critic_width: int = 512
-    project: int = 128
-    tau: float = 0.1
-    learn_tau: tuple[float, float] | None = None
-    qga: str = "image"
-    dropout: float = 0.1
-    word_dim: int = 300
-    dtype: Dtype = jnp.float32
+    Args:
+      words, classes, feat_dim, word_dim, dtype: of the data.
+      options: fields of `VQME` and `VAUE`; what both have is equal, what is not given has their defaults.
 
-    @cached_property
-    def match(self) -> VQME:
-        """The matcher."""
-        own = ("critic", "critic_width", "project", "tau", "learn_tau")
-        return VQME(**self._common, **{name: getattr(self, name) for name in own})
+    Raises:
+      TypeError: an option that neither has.
+    """
 
-    @cached_property
-    def answer(self) -> VAUE:
-        """The answer model."""
-        return VAUE(**self._common, classes=self.classes, qga=self.qga)
-
-    @property
-    def _common(self) -> dict[str, Any]:
-        names = (
-            "words",
-            "feat_dim",
-            "width",
-            "heads",
-            "layers",
-            "block",
-            "pool",
-            "dropout",
-            "word_dim",
-            "dtype",
+    def __init__(
+        self,
+        *,
+        words: int,
+        classes: int,
+        feat_dim: int = 2048,
+        word_dim: int = 300,
+        dtype: Dtype = jnp.float32,
+        **options: Any,
+    ):
+        given = dict(options, words=words, classes=classes, feat_dim=feat_dim, word_dim=word_dim, dtype=dtype)
+        unknown = [k for k in given if not any(k in m.__dataclass_fields__ for m in (VQME, VAUE))]
+        if unknown:
+            raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+        self.words = words
+        self.match, self.answer = (
+            model(**{k: v for k, v in given.items() if k in model.__dataclass_fields__})
+            for model in (VQME, VAUE)
         )
-        return {name: getattr(self, name) for name in names}

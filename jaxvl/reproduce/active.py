@@ -20,7 +20,7 @@ from typing import Any
 from jaxvl.active.folder import RunFolder, runs_in
 from jaxvl.config import ConfigError
 from jaxvl.display import table as show
-from jaxvl.reproduce.report import NEVER, PAIRED, bullets, write_text
+from jaxvl.reproduce.report import NEVER, PAIRED, bullets, write_rows, write_text
 from jaxvl.reproduce.statistics import Repeats, estimate, paired, verdict
 from jaxvl.reproduce.store import commit
 from jaxvl.reproduce.tables import Claim, Data
@@ -262,7 +262,8 @@ def fill_times(spec: TimesTable, workdir: Path) -> Path:
     ]  # fmt: skip
     path = workdir / f"{spec.name.replace('/', '_')}.md"
     write_text(path, "\n".join(p.rstrip("\n") + "\n" for p in parts))
-    print(f"{how}\nreport: {path}")
+    write_rows(path.with_suffix(".csv"), head, body)
+    print(f"{how}\nreport: {path}   cells: {path.with_suffix('.csv')}")
     return path
 
 

@@ -117,7 +117,7 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
         "active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, noise=0.3),
         "active.words": dict(glove=None, dim=64, length=14, scope="all"), "active.answers.file": "scenes",
         "active.init": share, "active.step": share, "active.budget": budget, "active.repeats": repeats,
-        "active.bank.max": 256, "stages.vabal.model.groups": 20, "active.strategies.vabal.groups": 20,
+        "active.bank.max": 256, "stages.vabal.model.groups": 20, "active.strategies.vabal.groups": 20, "probe.epochs": 200,
         **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
         **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
     }
@@ -145,6 +145,6 @@ VARIANTS = {
 
 def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,ablation=rate=printed,scale=tiny"."""
-    probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=20, fusion="concat")  # section 9.2
+    probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=20, fusion="concat")  # 9.2: 17,000 updates
     config = C.base(hint=HINT, active=active(), stages=stages(), probe=probe, report={})
     return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

@@ -119,6 +119,6 @@ VARIANTS = {"daquar": {}, "coco": {f"active.{key}": value for key, value in COCO
 
 def get_config(arg: str | None = None):
     """`arg` like "entropy,badge,variant=coco"; `scale=tiny` takes an epoch a model."""
-    probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=20, fusion="concat")
+    probe = dict(lrs=(1e-2, 1e-3, 1e-4), share=0.1, batch_size=512, epochs=200, fusion="concat")
     config = C.base(hint=HINT, active=active(), stages=stages(), probe=probe, report={})
     return C.build(config, arg, order=METHODS, variants=VARIANTS, ablations=ABLATIONS, scales=SCALES, chains=CHAINS)

@@ -117,8 +117,8 @@ def small(width: int, images: int, held: int, repeats: int, share: float, budget
         "active.regions": dict(name="scenes", objects=(1, 3), regions=6, width=64, noise=0.3),
         "active.words": dict(glove=None, dim=64, length=14, scope="all"), "active.answers.file": "scenes",
         "active.init": share, "active.step": share, "active.budget": budget, "active.repeats": repeats,
-        "active.bank.max": 256, "stages.vabal.model.groups": 20, "active.strategies.vabal.groups": 20, "probe.epochs": 200,
-        **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
+        "active.bank.max": 256, "stages.vabal.model.groups": 20, "active.strategies.vabal.groups": 20,
+        "probe.epochs": 200, **models, **C.under((*MCANS, "vaue"), quick), **C.under(VQMES, short),
         **C.under(("sraal", "vaal", "tavaal", "vabal"), {"epochs": 5, "batch_size": 64}),
     }
 

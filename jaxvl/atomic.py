@@ -16,13 +16,31 @@ TEMPORARY = ".tmp"
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place; makes the folder if need be."""
+    """Let `write` fill a file beside `path`, then put it in its place; makes the folder if need be.
+
+    Processes that write the same file at once leave that of one of them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     write(temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; systems whose folders cannot be opened have no way to ask for it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # a file system without it
+        pass
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,10 +23,11 @@ from jaxvl import build, optim
 from jaxvl.active import calibration, matching, policy
 from jaxvl.active.bank import KINDS
 from jaxvl.active.budget import targets
-from jaxvl.active.fitting import Fitter, Plateau, Stage
+from jaxvl.active.fitting import Fitter, Stage
 from jaxvl.active.items import IMAGE, UNITS, Questions
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.oracle import Oracle, records_of
+from jaxvl.active.plateau import Plateau
 from jaxvl.active.proposers import MATCHED
 from jaxvl.active.scoring import Scorers
 from jaxvl.active.strategies import load_strategies
@@ -369,9 +370,16 @@ def data_key(
         + f"-{config.active.variant}"
         + ("-test" if protocol_of(config.active) == "test" else ""),
         "regions": str(provider.digest),
+        "kinds": _digest_kinds([*records, *held]),
         "asked": ("" if config.active.proposer == "bank_random" else f"{config.active.proposer}/")
         + str(config.active.asked),
     }
+
+
+def _digest_kinds(records: Sequence[Mapping[str, Any]]) -> str:
+    """Of what training and scores read of annotations beside the answers."""
+    rows = [[r.get(k) for k in ("question_id", "answer_type", "multiple_choice_answer")] for r in records]
+    return hashlib.sha256(json.dumps(rows, default=list).encode()).hexdigest()[:16]
 
 
 def _digest(records: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvl.active import evalai
-from jaxvl.active.bank import KINDS
+from jaxvl.active.bank import KINDS, REDUCE
 from jaxvl.active.budget import Cost, Stop
 from jaxvl.active.folder import PHASES
 from jaxvl.active.full import check_full
@@ -47,6 +47,12 @@ def options(active: ConfigDict) -> Options:
     )  # fmt: skip
     check_proposer(active)
     check_people(active)
+    if active.bank.reduce not in REDUCE:
+        raise unknown("config.active.bank.reduce", active.bank.reduce, REDUCE)
+    if active.bank.max is not None and active.bank.max < 1:
+        raise ConfigError(
+            f"config.active.bank.max={active.bank.max}: at least one pattern, or None for all of them"
+        )
     check_pause(plain(active.get("pause", {})))
     if active.full:
         try:
@@ -84,6 +90,14 @@ def check_pause(pause: Mapping[str, Any]) -> None:
 def check_people(active: ConfigDict) -> None:
     """Raise ConfigError for what only people can be asked, or only annotations can answer."""
     oracle = active.oracle
+    if not 0 < oracle.min_fraction <= 1:
+        raise ConfigError(
+            f"config.active.oracle.min_fraction={oracle.min_fraction}: a share of the batch above 0, at most 1"
+        )
+    if not 0 <= oracle.reserve <= 1:
+        raise ConfigError(
+            f"config.active.oracle.reserve={oracle.reserve}: a share of the batch, between 0 and 1"
+        )
     where = "config.active.oracle.gold"
     if not 0 <= oracle.gold <= 1:
         raise ConfigError(f"{where}={oracle.gold}: a share of the batch, between 0 and 1")

@@ -19,6 +19,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jaxvl.atomic import write_file
+
 Values = Mapping[str, Any]  # dotted path -> new value
 
 
@@ -252,8 +254,10 @@ def to_dict(config: Any) -> Any:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    """Write the resolved config as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=1) + "\n", encoding="utf-8")
+    """Write the resolved config as JSON: whole or not at all, and not again if it is there, as jobs share folders."""
+    text = json.dumps(to_dict(config), indent=1) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_file(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def load(path: Path) -> ConfigDict:

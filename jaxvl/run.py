@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxvl import build
 from jaxvl import config as cfg
-from jaxvl.atomic import write_json
+from jaxvl.atomic import write_file, write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.text import Tokenizer
 from jaxvl.interop import class_labels, foreign_params, load_params
@@ -97,9 +97,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     if stages and jax.process_index() == 0:
         root.mkdir(parents=True, exist_ok=True)
         cfg.save(config, root / "config.json")
-        tok.save(root / "tokenizer.json")
+        write_file(root / "tokenizer.json", tok.save)
         if theirs is not None:
-            theirs.save(root / build.TEACHER_TOKENIZER)
+            write_file(root / build.TEACHER_TOKENIZER, theirs.save)
         for stage in stages:
             if line := build.lost(stage):
                 print(line, file=sys.stderr)

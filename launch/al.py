@@ -4,7 +4,7 @@
     python launch/al.py export   runs/ccrl/ccrl/r0 [--to FOLDER]    the batch that waits for labels, as files for people
     python launch/al.py import   runs/ccrl/ccrl/r0 labels.jsonl     JSON Lines, VQA v2 JSON or a Label Studio export
     python launch/al.py commit   runs/ccrl/ccrl/r0                  end the round with the labels that are there
-    python launch/al.py rollback runs/ccrl/ccrl/r0 --to 3           forget everything from round 3 on
+    python launch/al.py rollback runs/ccrl/ccrl/r0 --to 3           forget everything from round 3 on (-1: all)
     python launch/al.py verify   runs/ccrl                          checksums of all files, no image labelled twice
     python launch/al.py report   runs/ccrl [--to FOLDER]            curves, tables and a page over the runs
     python launch/al.py compare  runs/a runs/b ... --to FOLDER      the same over several workdirs
@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument("file", type=Path)
     imported.add_argument(
         "--partial", action="store_true", help="take the good lines of a file with bad ones"
+    )
+    imported.add_argument(
+        "--replace", action="store_true", help="nameless answers may replace those of a file of the same name"
     )
     add("commit", commit)
     add("rollback", rollback).add_argument("--to", type=int, required=True, metavar="ROUND")
@@ -201,7 +204,7 @@ def import_labels(args: argparse.Namespace) -> None:
     (run,) = one_run(args.run)
     round, _ = run.position()
     with run.ledger.open() as ledger:
-        got = people.receive(run, ledger, round, args.file, partial=args.partial)
+        got = people.receive(run, ledger, round, args.file, partial=args.partial, replace=args.replace)
         for problem in got.problems:
             print(f"left out: {problem}", file=sys.stderr)
         state = people.state(run, round)
@@ -229,15 +232,18 @@ def commit(args: argparse.Namespace) -> None:
 
 def rollback(args: argparse.Namespace) -> None:
     """Forget everything from a round on; its files are overwritten when it runs again."""
+    from jaxvl.active.folder import INITIAL
+
     (run,) = one_run(args.run)
     with run.ledger.open() as ledger:
         later = [e for e in ledger.valid() if e.data.get("round", -1) >= args.to]
-        if not later or args.to < 0:
-            raise ValueError(f"{run.path}: there is no round {args.to}; the newest is {run.last_round()}")
+        if not later or args.to < INITIAL:
+            raise ValueError(
+                f"{run.path}: there is no round {args.to}; the newest is {run.last_round()}, the initial one {INITIAL}"
+            )
         ledger.append("ROLLED_BACK", to=later[0].seq, round=args.to)
-    print(
-        f"{run.path}: back at the start of round {args.to} with {len(run.labelled())} labelled {run.unit.many}"
-    )
+    name = "the initial round" if args.to == INITIAL else f"round {args.to}"
+    print(f"{run.path}: back at the start of {name} with {len(run.labelled())} labelled {run.unit.many}")
 
 
 def verify(args: argparse.Namespace) -> int:

@@ -69,6 +69,18 @@ def test_config_survives_json(tmp_path):
     assert C.to_dict(C.load(tmp_path / "config.json")) == C.to_dict(config)
 
 
+def test_a_config_that_is_there_is_left_alone_and_a_kill_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    C.save(build("scale=tiny"), path)
+    before = path.stat().st_mtime_ns, path.read_text()
+    C.save(build("scale=tiny"), path)
+    assert (path.stat().st_mtime_ns, path.read_text()) == before
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        C.save(build("scale=small"), path)
+    assert path.read_text() == before[1]
+
+
 def test_broken_config_file_names_file_and_line(tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1,\n oops}')
     with pytest.raises(C.ConfigError, match=r"config\.json, line 2"):

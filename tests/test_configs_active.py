@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,11 @@ def test_the_embedded_world_builds_whole_without_writing(tmp_path, scale):
         ({"active.oracle.name": "simulated"}, "did you mean 'simulate'"),
         ({"active.oracle.name": "people", "active.full": True}, "nobody has labelled the whole pool"),
         ({"active.oracle.gold": 0.1}, "only people are tested by it"),
+        ({"active.oracle.min_fraction": 0.0}, "oracle.min_fraction=0.0: a share of the batch above 0"),
+        ({"active.oracle.min_fraction": 1.5}, "oracle.min_fraction=1.5"),
+        ({"active.oracle.reserve": -0.5}, "oracle.reserve=-0.5: a share of the batch"),
+        ({"active.bank.max": 0}, "active.bank.max=0: at least one pattern"),
+        ({"active.bank.reduce": "mediod"}, "did you mean 'medoid'"),
         (
             {"active.oracle": dict(name="people", min_fraction=0.9, reserve=0.1, suggest=False, gold=0.1)},
             "suggest=True, or gold=0",
@@ -301,3 +307,14 @@ def test_a_config_of_an_older_workdir_is_of_the_protocol_val():
     with c.unlocked():
         del c.protocol
     assert build_active.protocol_of(c) == "val"
+
+
+@pytest.mark.parametrize("field, value", [("answer_type", "other"), ("multiple_choice_answer", "blue")])
+def test_annotations_that_models_read_are_part_of_what_the_data_are(field, value):
+    """Answers can be the same and their types corrected: models and scores of before are not reused."""
+    row = {"image_id": 1, "question_id": 10, "question": "is it red?", "answers": ["yes"] * 10,
+           "answer_type": "yes/no", "multiple_choice_answer": "yes"}  # fmt: skip
+    c, features = config("ccrl", "random,scale=tiny"), SimpleNamespace(digest="d")
+    one = build_active.data_key(c, [row], [row], features)
+    other = build_active.data_key(c, [row], [{**row, field: value}], features)
+    assert one["kinds"] != other["kinds"] and {**one, "kinds": ""} == {**other, "kinds": ""}

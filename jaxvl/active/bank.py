@@ -98,10 +98,12 @@ def build_bank(
         frequent of each kind's quota. "prefix": the 16 most frequent of each official question type. "all": nothing.
 
     Raises:
-      ValueError: no question has a word, or an unknown `reduce`.
+      ValueError: no question has a word, an unknown `reduce`, or `max` below 1.
     """
     if reduce not in REDUCE:
         raise ValueError(f"bank.reduce={reduce!r}: expected one of {', '.join(REDUCE)}")
+    if max is not None and max < 1:
+        raise ValueError(f"bank.max={max}: expected at least one pattern, or None for all")
     found = distinct_questions(records, words)
     if not found:
         raise ValueError("the question bank is empty: no labelled question has a word")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from jaxvl.active.bank import KINDS
 from jaxvl.active.folder import ABOUT, LATER, RunError, RunFolder, digest_of
 from jaxvl.active.items import IMAGE
@@ -27,12 +29,13 @@ def begin(world: World, method: str, repeat: int, folder: Path) -> RunFolder:
         "method": method,
         "repeat": repeat,
         "protocol": protocol,
+        "options": options_of(world, method),
     }
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)
         protocol = {k: v for k, v in protocol.items() if k not in LATER or k in found["protocol"]}
         about["protocol"] = protocol
-        differ = [k for k in about if found.get(k) != about[k]]
+        differ = [k for k in about if k != "options" and found.get(k) != about[k]]
         if differ:
             raise RunError(
                 f"{folder / ABOUT} is of another run ({', '.join(differ)} differ): give another --workdir, or the "
@@ -51,8 +54,11 @@ def protocol_of(world: World, repeat: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": options.variant,
         "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if options.shared_init else repeat, "data": world.data_key, "kinds": list(KINDS),
+        "init_of": 0 if options.shared_init else repeat, "kinds": list(KINDS),
+        "data": {k: v for k, v in world.data_key.items() if k != "kinds"},
     }  # fmt: skip
+    if "kinds" in world.data_key:
+        found["annotations"] = world.data_key["kinds"]
     section = getattr(world.fitter.stages.get(TASK), "section", None)
     found["task_model"] = digest([json.dumps(section, sort_keys=True, default=str)])
     found["bank"] = dict(options.bank)
@@ -67,6 +73,25 @@ def protocol_of(world: World, repeat: int) -> dict[str, Any]:
     if options.vocabulary.changes:
         found["vocabulary"] = dataclasses.asdict(options.vocabulary)
     return found
+
+
+def options_of(world: World, method: str) -> dict[str, Any]:
+    """What a method is: its strategy's options and the sections of the stages it trains, by dotted name, as JSON.
+
+    Runs with other values are not repeats of one method; names that only one of two runs has do not tell.
+    """
+    strategy = world.strategies[method]
+    parts: dict[str, Any] = {"strategy": {"class": type(strategy).__name__}}
+    if dataclasses.is_dataclass(strategy) and not isinstance(strategy, type):
+        parts["strategy"] |= {
+            f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy) if f.repr
+        }
+    for stage in world.options.needs(strategy):
+        if stage in world.fitter.stages:
+            parts[stage] = world.fitter.stages[stage].section
+    return {
+        k: json.loads(json.dumps(v, default=str)) for k, v in sorted(flatten_dict(parts, sep=".").items())
+    }
 
 
 def proposer_of(world: World) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +25,10 @@ from typing import IO, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvl.atomic import read_json, sha256, write_file, write_json
+from jaxvl.active.plateau import Plateau, Watch, forget, load_tree, save_tree
+from jaxvl.atomic import read_json, sha256, write_json
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.data.loader import Loader
 from jaxvl.log import Log, Progress
@@ -35,35 +36,10 @@ from jaxvl.optim import make_schedule, set_rates
 from jaxvl.train import Evaluation, Sigterm, Trainer, TrainState
 from jaxvl.types import Predict, PyTree, Source
 
-PARAMS, RESULT, SHAPES = "params.safetensors", "result.json", "shapes.json"
+PARAMS, RESULT, SHAPES, CHECKPOINTS = "params.safetensors", "result.json", "shapes.json", "checkpoints"
 LEAST = 4  # rows of the smallest batch
 EachEpoch = Callable[[Path, int, Predict], Mapping[str, float]]
 SCHEMA = 1  # of what a model is a function of; another number trains anew
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """Ending a fit when its held-out score no longer rises; the best parameters are kept (specification 5.6).
-
-    Attributes:
-      share: part of the images that is held out.
-      delta: a rise below this is none.
-      patience: scores without a rise before the end.
-      least: scores that are taken in any case.
-      every: updates between two scores, if an epoch has fewer; else each epoch is scored.
-      score: `(predict, held-out source, rng) -> scores`; `key` of them must rise.
-      finish: `(trainer, parameters, held-out source, rng) -> (parameters, more scores)`, asked once, of the best state:
-        what it returns is kept. None = as they are.
-    """
-
-    score: Callable[[Predict, Source, np.random.Generator], Mapping[str, float]]
-    key: str
-    share: float = 0.1
-    delta: float = 0.002
-    patience: int = 3
-    least: int = 5
-    every: int = 1
-    finish: Callable[..., tuple[PyTree, Mapping[str, float]]] | None = None
 
 
 @dataclass
@@ -177,14 +153,12 @@ class Fitter:
             params, more = self._train(
                 stage, source, folder, seed, title or name, start=start, each_epoch=each_epoch
             )
-            flat = {
-                "/".join(k): np.asarray(v)
-                for k, v in flatten_dict(stage.trainer.partition.fetch(params)).items()
-            }
-            write_file(folder / PARAMS, lambda path: safetensors.numpy.save_file(flat, path))
+            save_tree(folder / PARAMS, stage.trainer.partition.fetch(params))
             result = {**more, "seconds": round(time.monotonic() - started, 3), "examples": len(source)}
             result["sha256"] = sha256(folder / PARAMS)
             write_json(folder / RESULT, result)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # several times the parameters' size
+            forget(folder)
         return Fitted(params, key, False, result)
 
     def key(self, name: str, *, seed: int, data: Any) -> str:
@@ -201,7 +175,7 @@ class Fitter:
         return self._load(self.stages[name], _whole(self.folder / f"{name}-{key}"))
 
     def _load(self, stage: Stage, folder: Path) -> PyTree:
-        tree = _tree(folder)
+        tree = load_tree(folder / PARAMS)
         return stage.trainer.init(zeros(read_json(folder / SHAPES)), load=lambda fresh: tree).params
 
     def _train(
@@ -227,24 +201,26 @@ class Fitter:
             batch_size=stage.batch(source),
             **stage.schedule,
         )
-        checkpoints = Checkpoints(folder / "checkpoints", keep=1)
-        # Which state was best so far is not in a checkpoint: a fit that may end early starts anew.
-        step = checkpoints.latest() if plateau is None else None
-        first = None if start is None else _tree(_whole(self.folder / f"{stage.name}-{start}"))
-        state = self._begin(stage, source, rates, steps, first)
-        if step is not None:
-            state = checkpoints.restore(step, trainer.abstract)
-        log = Log(folder, append_from_step=step)
+        checkpoints = Checkpoints(folder / CHECKPOINTS, keep=1)
+        step = checkpoints.latest()
         watch: Watch | Epochs | None = None
         if plateau is not None and held is not None:
             if each_epoch is not None:
                 raise ValueError(f"stage {stage.name!r} ends at a plateau: its epochs cannot be recorded")
-            watch = Watch(stage, plateau, held, each, seed)
+            watch = Watch(stage, plateau, held, each, seed, folder=folder, saved=checkpoints.latest)
+            step = watch.restored(step)
         elif each_epoch is not None:
             watch = Epochs(stage.trainer, each, folder, each_epoch)
+        first = None if start is None else load_tree(_whole(self.folder / f"{stage.name}-{start}") / PARAMS)
+        state = self._begin(stage, source, rates, steps, first)
+        if step is not None:
+            state = checkpoints.restore(step, trainer.abstract)
+        log = Log(folder, append_from_step=step)
+        if isinstance(watch, Watch) and step is not None and watch.lacks(step, steps):
+            log.write_scalars(step, watch.run(state))  # stopped between the update and the score
         try:
             with Progress(title, total=steps, start=int(state.step), file=_shown()) as progress:
-                state = trainer.fit(
+                state = state if watch is not None and watch.stop() else trainer.fit(
                     state,
                     Loader(source, batch_size=stage.batch(source), seed=seed, **stage.loader),
                     steps=steps, log=log, progress=progress, checkpoints=checkpoints, meta={"stage": stage.name},
@@ -298,57 +274,6 @@ class Epochs:
         self.run(state)
 
 
-class Best(NamedTuple):
-    """The best state so far: its held-out scores and its parameters."""
-
-    scores: dict[str, float]
-    params: PyTree
-
-
-class Watch:
-    """Scores a fit on held-out rows each epoch, remembers the best, and says when to end."""
-
-    def __init__(self, stage: Stage, plateau: Plateau, held: Source, every: int, seed: int):
-        self.stage, self.plateau, self.held, self.seed = stage, plateau, held, seed
-        self.every = max(every, plateau.every)
-        self.best: Best | None = None
-        self.base, self.since, self.epochs = -math.inf, 0, 0
-
-    def run(self, state: TrainState) -> dict[str, float]:
-        """Score the state; its metrics for the log."""
-        trainer = self.stage.trainer
-
-        def predict(name: str, source: Source) -> Any:
-            return trainer.predict(state.params, name, source)
-
-        scores = dict(self.plateau.score(predict, self.held, np.random.default_rng(self.seed)))
-        value = scores[self.plateau.key]
-        self.epochs += 1
-        if self.best is None or value > self.best.scores[self.plateau.key]:
-            self.best = Best(scores, trainer.partition.fetch(state.params))
-        if value >= self.base + self.plateau.delta:
-            self.base, self.since = value, 0
-        else:
-            self.since += 1
-        return {f"held_out/{k}": float(v) for k, v in scores.items()}
-
-    def stop(self) -> bool:
-        """Whether the score has not risen for long enough."""
-        return self.epochs >= self.plateau.least and self.since >= self.plateau.patience
-
-    def finish(self, state: TrainState, steps: int) -> Best:
-        """The best state, the last one included, with its parameters on the devices."""
-        if int(state.step) == steps:
-            self.run(state)
-        assert self.best is not None
-        placed = jax.device_put(self.best.params, jax.tree.map(lambda x: x.sharding, state.params))
-        if self.plateau.finish is None:
-            return Best(self.best.scores, placed)
-        rng = np.random.default_rng(self.seed)
-        params, more = self.plateau.finish(self.stage.trainer, placed, self.held, rng)
-        return Best({**self.best.scores, **more}, params)
-
-
 def _whole(folder: Path) -> Path:
     """The folder of a model that was trained before; FileNotFoundError if something of it is gone."""
     for file in (RESULT, SHAPES):
@@ -357,11 +282,6 @@ def _whole(folder: Path) -> Path:
                 f"{folder / file}: of the model of a finished phase, this is gone; restore it or roll back"
             )
     return folder
-
-
-def _tree(folder: Path) -> PyTree:
-    flat = safetensors.numpy.load_file(folder / PARAMS)
-    return unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
 
 
 def with_vectors(fresh: PyTree, vectors: np.ndarray) -> PyTree:

@@ -31,7 +31,7 @@ ABOUT, SELECTION, LABELS, SCORES, METRICS, ANSWERS, QUALITY = (
 PHASES = ("TRAINED", "EVALUATED", "FITTED", "SCORED", "SELECTED", "EXPORTED", "IMPORTED", "COMMITTED")
 INITIAL = -1  # the round that draws the initial images: it starts at SELECTED
 FINISHED = "FINISHED"
-LATER = ("task_model", "bank")  # parts of a protocol that older runs do not name
+LATER = ("task_model", "bank", "annotations")  # parts of a protocol that older runs do not name
 FULL, RESULT = "full", "result.json"  # beside the methods of a workdir: models of the whole pool, by repeat
 
 
@@ -73,6 +73,11 @@ class RunFolder:
     def protocol(self) -> dict[str, Any]:
         """What must be equal for runs to be compared: pool, initial set, evaluation, proposer, answers."""
         return dict(self.about["protocol"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What must be equal for runs to be repeats of one method, by dotted name; empty for older runs."""
+        return dict(self.about.get("options", {}))
 
     @property
     def unit(self) -> Unit:

@@ -37,7 +37,8 @@ def assess(world: World, predict: Predict, *, key: str, folder: Path) -> tuple[s
     test = world.options.protocol == "test"
     name = evalai.RESULTS if test else "evaluation.npz"
     model = world.fitter.folder / f"{TASK}-{key}"
-    kept = model / f"evaluation-{world.data_key['val']}{Path(name).suffix}"
+    which = "-".join(world.data_key[k] for k in ("val", "kinds") if k in world.data_key)
+    kept = model / f"evaluation-{which}{Path(name).suffix}"
     with exclusive(model):
         if not kept.exists():
             _write_answers(world, predict, kept, test=test)

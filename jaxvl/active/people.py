@@ -7,8 +7,10 @@ round_003/received/    labels that came in, one file an import, named by the has
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from jaxvl.active.seeds import generator
 from jaxvl.active.world import World
 from jaxvl.atomic import read_json, sha256, write_json, write_jsonl
 from jaxvl.data.region_source import features_digest
+from jaxvl.vqa_normalise import normalise
 
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
 
@@ -131,15 +134,18 @@ def _rng(run: RunFolder, round: int, purpose: str) -> np.random.Generator:
     return generator(run.protocol["seed"], run.repeat, run.method, round, purpose)
 
 
-def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: bool = False) -> Imported:
+def receive(
+    run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: bool = False, replace: bool = False
+) -> Imported:
     """Take labels from a file; the same file twice changes nothing.
 
     Args:
       ledger: opened for writing.
       partial: take the good lines of a file that has bad ones; else such a file is refused as a whole.
+      replace: answers without an annotator may take the place of those of an earlier file of the same name.
 
     Raises:
-      RunError: the round is not waiting for labels.
+      RunError: the round is not waiting for labels; or, without `replace`, there are such answers.
       ValueError: bad lines, all of them named.
     """
     now, phase = run.position()
@@ -151,6 +157,13 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
     found = read_labels(
         file, batch_ids=images, partial=partial, gold_ids=gold_of(run, round), questions=questions
     )
+    lost = [] if replace else _replaced(run, round, file.stem, found)
+    if lost:
+        raise RunError(
+            f"{file}: {len(lost)} answers without an annotator differ from those of an earlier file named "
+            f"{file.stem!r} and would take their place, the first of {run.unit.one} {lost[0]}. Is it another person's "
+            "file? Give it another name, or name the annotators. Is it a correction? Import it with --replace"
+        )
     target = run.folder(round) / "received" / f"{found.sha}.json"
     write_json(  # anew: after a rollback the same file is read for another batch
         target,
@@ -162,16 +175,28 @@ def receive(run: RunFolder, ledger: Ledger, round: int, file: Path, *, partial: 
         },
     )
     if ledger.last(RECEIVED, round=round, sha=found.sha) is None:
-        ledger.append(
-            RECEIVED,
-            **{
-                "round": round,
-                "sha": found.sha,
-                run.unit.many: len({r[run.unit.key] for r in found.records}),
-            },
-        )
+        count = {run.unit.many: len({r[run.unit.key] for r in found.records})}
+        files = {f"received/{target.name}": sha256(target)}
+        ledger.append(RECEIVED, round=round, sha=found.sha, files=files, **count)
     write_json(run.folder(round) / QUALITY, quality(run, round, state(run, round).records))
     return found
+
+
+def _replaced(run: RunFolder, round: int, source: str, found: Imported) -> list[int]:
+    """Items of nameless answers of a file `source` that differ from those which an earlier file of that name gave."""
+    earlier = _received(run, round, but=found.sha)
+
+    def nameless(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str, str], str]:
+        return {
+            (int(r[run.unit.key]), question_key(r["question"]), name): normalise(answer)
+            for r in rows
+            for name, answer in zip(r.get("annotators") or (), r["answers"], strict=False)
+            if name is not None and name.startswith(f"{source}#")
+        }
+
+    before = nameless(r for content in earlier for r in [*content["records"], *content.get("gold", ())])
+    now = nameless([*found.records, *found.gold])
+    return [key[0] for key, answer in now.items() if before.get(key, answer) != answer]
 
 
 def state(run: RunFolder, round: int) -> Taken:
@@ -208,10 +233,22 @@ def _copies(run: RunFolder, round: int) -> dict[int, int | None]:
     return {int(i): int(found[i]) if isinstance(found, dict) else None for i in found}
 
 
-def _received(run: RunFolder, round: int) -> list[Mapping[str, Any]]:
-    """What came in for a round, an item an import."""
-    shas = [e.data["sha"] for e in run.ledger.valid() if e.kind == RECEIVED and e.data["round"] == round]
-    return [read_json(run.folder(round) / "received" / f"{sha}.json") for sha in shas]
+def _received(run: RunFolder, round: int, *, but: str | None = None) -> list[Mapping[str, Any]]:
+    """What came in for a round, an item an import; `but` leaves one out.
+
+    Raises:
+      RunError: a file of it is not the one that was written.
+    """
+    events = [e for e in run.ledger.valid() if e.kind == RECEIVED and e.data["round"] == round]
+    events = [e for e in events if e.data["sha"] != but]
+    for event in events:
+        for name, digest in event.data.get("files", {}).items():  # older runs do not say
+            path = run.folder(round) / name
+            if not path.exists() or sha256(path) != digest:
+                raise RunError(
+                    f"{path} is not what was written when its labels came in: import the labels again"
+                )
+    return [read_json(run.folder(round) / "received" / f"{e.data['sha']}.json") for e in events]
 
 
 def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -222,6 +259,21 @@ def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) ->
     path = run.folder(round) / ANSWERS
     answers = read_json(path) if path.exists() else None
     return summary(records, given, truth, selection=run.selection(round), answers=answers)
+
+
+def labels_key(records: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of what people answered, so that a model of other labels of the same items is another model."""
+    told = (
+        "image_id",
+        "question",
+        "question_id",
+        "answers",
+        "answer_type",
+        "multiple_choice_answer",
+        "confidences",
+    )
+    rows = sorted(json.dumps({k: r.get(k) for k in told}, sort_keys=True) for r in map(plain_record, records))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
 def lacking(run: RunFolder, round: int, min_fraction: float) -> str:

@@ -160,6 +160,8 @@ def collect(
     at = (image[kept], place[place < TOP])
     match = strength_bq[image, pattern]
     match = np.exp(-np.logaddexp(0, -match.astype(np.float64))) if request.match == "critic" else match
+    if request.match == "all":
+        match = np.full_like(match, np.nan)  # nobody was asked
     kept_of: tuple[tuple[str, np.ndarray, Any], ...] = (
         ("pattern", pattern, np.int32), ("answer", pair["answer"], np.int32), ("match", match, np.float32),
         ("uncertainty", pair["f"], np.float32), ("p_max", pair["p_max"], np.float32),

@@ -40,7 +40,8 @@ from jaxvl.active.seeds import generator, seed_of
 from jaxvl.active.selecting import (
     arrays_of,
     check_selection,
-    item_line,
+    drawn,
+    initial_rows,
     save_npz,
     score_summary,
     selection_rows,
@@ -120,7 +121,7 @@ class Run:
             started = time.monotonic()
             data = getattr(self, f"_{phase.lower()}")(round)
             files = {name: sha256(self.folder.folder(round) / name) for name in data.pop("files", ())}
-            seconds = round_time(time.monotonic() - started)
+            seconds = float(np.round(time.monotonic() - started, 3))
             self.ledger.append(phase, **{"round": round, "seconds": seconds, "files": files, **data})
             committed += phase == "COMMITTED" and round != INITIAL
             if (rounds is not None and committed >= rounds) or phase == until:
@@ -201,14 +202,13 @@ class Run:
     def _scored(self, round: int) -> dict[str, Any]:
         self._load_all(round)
         pool, wanted = self.pool(round), self._wanted(round)
-        reserve = 0 if self.world.simulated else int(np.ceil(self.world.options.reserve * wanted))
-        budget = min(wanted + reserve, len(pool))
+        budget = min(wanted + self._reserve(wanted), len(pool))
         started = time.monotonic()
         found = self.strategy(self.ask, pool, self.labelled(round), budget, self._rng(round, "select"))
         check_selection(found, pool, budget, self.method)
         path = self.folder.folder(round) / SCORES
         arrays = arrays_of(found, pool.ids)
-        seconds = round_time(time.monotonic() - started)
+        seconds = float(np.round(time.monotonic() - started, 3))
         if self.world.options.stands_for and self.world.questions is None:
             name = self.strategy.vectors
             arrays["stands_for"] = standing(self.ask, name, pool, np.asarray(found.rows)[:wanted])
@@ -230,12 +230,10 @@ class Run:
         path = self.folder.folder(round)
         rows: list[dict[str, Any]]
         if round == INITIAL:
+            wanted = self.world.counts[0]
             rng = generator(self.world.seed, self._repeat_of_init(), "initial pool")
-            ids = np.sort(rng.choice(self.world.oracle.ids, self.world.counts[0], replace=False))
-            rows = [
-                {"rank": n, **item_line(int(i), self.world.questions), "score": None}
-                for n, i in enumerate(ids, start=1)
-            ]
+            ids = drawn(self.world.oracle.ids, wanted, self._reserve(wanted), rng)
+            rows = initial_rows(ids, wanted, self.world.questions)
         else:
             wanted = self.folder.events(round)["SCORED"].data["wanted"]
             with np.load(path / SCORES) as scores:
@@ -457,7 +455,8 @@ class Run:
         return {**model["result"], "kept": model["hit"], "key": model["key"]}
 
     def _data(self, round: int, more: Mapping[str, Any]) -> dict[str, Any]:
-        return {"labelled": digest_of(self.folder.labelled(round)), **self.world.data_key, **more}
+        labels = {} if self.world.simulated else {"labels": people.labels_key(self.labelled(round).records)}
+        return {"labelled": digest_of(self.folder.labelled(round)), **labels, **self.world.data_key, **more}
 
     def _dependent(self) -> dict[str, Any]:
         """What training rows depend on that a strategy makes itself: its options and the models before."""
@@ -479,6 +478,10 @@ class Run:
     def _repeat_of_init(self) -> int:
         return 0 if self.world.options.shared_init else self.repeat
 
+    def _reserve(self, wanted: int) -> int:
+        """How many items go out to people beyond a batch."""
+        return 0 if self.world.simulated else int(np.ceil(self.world.options.reserve * wanted))
+
     def _wanted(self, round: int) -> int:
         have = len(self.folder.labelled(round))
         return max(1, self.world.counts[round + 1] - have)
@@ -493,8 +496,3 @@ class Run:
 
 def _time(fitted: Mapping[str, Any]) -> str:
     return "kept" if fitted["hit"] else f"{fitted['result']['seconds']:.1f} s"
-
-
-def round_time(seconds: float) -> float:
-    """Seconds to the millisecond."""
-    return float(f"{seconds:.3f}")

@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxvl.active.objects import ObjectWords
 from jaxvl.active.pair_programs import programs
+from jaxvl.active.report.balance import representative
 from jaxvl.active.request import COUNTED, Request, best, collect, matched
 from jaxvl.atomic import write_file
 from jaxvl.data.loader import evaluation_batches
@@ -203,6 +204,7 @@ class PoolScorer:
 
         A score is at most the number of matches, as uncertainty and balance are at most 1. The bound is the
         budget-th best score so far; an image with as many matches as that is still looked at, so ties are kept.
+        An even sample of the pool is scored besides: what is said of scores must not be of the first images alone.
         """
         count = self._counts(models, bank, request)
         order = np.lexsort((request.images.ids, -count))
@@ -215,6 +217,11 @@ class PoolScorer:
                 yield self._block(models, bank, request, block)
 
         out = self._shards(models, request, order, score, name="pruned", seen=best.add)
+        rest = representative(count)
+        rest = rest[np.isnan(out["score"][rest])]
+        for block in self._blocks(request.images.subset(rest)) if len(rest) else ():
+            for field, values in self._block(models, bank, request, block).items():
+                out[field][rest[block["start"] : block["start"] + len(values)]] = values
         out["n_match"] = count
         return out
 
@@ -377,10 +384,14 @@ class PoolScorer:
         image: np.ndarray,
         pattern: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """`f`, `p_max` f32 and `answer` i32 of each pair."""
+        """`f`, `p_max` f32 and `answer` i32 of each pair; without an answer model NaN and -1 for the latter two."""
         if models["answer"] is None:
             ones = np.ones(len(image), np.float32)
-            return {"f": ones, "p_max": ones, "answer": np.zeros(len(image), np.int32)}
+            return {
+                "f": ones,
+                "p_max": np.full_like(ones, np.nan),
+                "answer": np.full(len(image), -1, np.int32),
+            }
         out = self._chunks(self._answering(models, bank, request, encoded), image, pattern)
         if request.uncertainty == "one":
             out["f"] = np.ones_like(out["f"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvl.active.bank import KINDS, Bank
 from jaxvl.active.items import Questions
-from jaxvl.active.report.balance import rank_correlation, stands_for
+from jaxvl.active.report.balance import judged, rank_correlation, stands_for
 from jaxvl.active.strategies.base import Selection, finite
 from jaxvl.types import Predict
 
@@ -27,19 +27,26 @@ def check_selection(found: Selection, pool: Any, budget: int, method: str) -> No
 
 
 def score_summary(found: Selection) -> dict[str, Any]:
-    """Mean, deviation and quantiles of the scores there are, and their rank correlation with the match counts."""
+    """Of the scores: mean, deviation, quantiles, rank correlation with the match counts; means of what they are of.
+
+    Where pruning left images out, of an even sample of the pool.
+    """
     if found.score is None:
         return {}
     score = np.asarray(found.score, np.float64)
-    there = np.isfinite(score)
-    if not there.any():
+    counts = found.notes.get("n_match")
+    there = np.flatnonzero(np.isfinite(score)) if counts is None else judged(score, np.asarray(counts))
+    if not there.size:
         return {}
     some = score[there]
-    out: dict[str, Any] = {"images": int(there.sum()), "mean": float(some.mean()), "sd": float(some.std())}
+    out: dict[str, Any] = {"images": len(there), "mean": float(some.mean()), "sd": float(some.std())}
     out["quantiles"] = [float(q) for q in np.quantile(some, (0.0, 0.25, 0.5, 0.75, 1.0))]
-    if "n_match" in found.notes:
-        count = np.asarray(found.notes["n_match"])[there]
+    if counts is not None:
+        count = np.asarray(counts)[there]
         out["n_match"] = [float(q) for q in np.quantile(count, (0.0, 0.5, 1.0))]
+        for name in ("f", "rate"):  # per matching pattern
+            if f"sum_{name}" in found.notes and count.sum():
+                out[f"mean_{name}"] = float(np.asarray(found.notes[f"sum_{name}"])[there].sum() / count.sum())
         if len(some) > 1 and some.std() > 0 and count.std() > 0:
             out["spearman_n_match"] = rank_correlation(some, count)
     return out
@@ -75,6 +82,22 @@ def selection_rows(
     return rows
 
 
+def drawn(ids: np.ndarray, wanted: int, reserve: int, rng: np.random.Generator) -> np.ndarray:
+    """The initial items, drawn at random and sorted, then a reserve: the former do not depend on the latter."""
+    first = np.sort(rng.choice(ids, wanted, replace=False))
+    rest = np.setdiff1d(ids, first)
+    return np.concatenate([first, rng.choice(rest, min(reserve, len(rest)), replace=False)])
+
+
+def initial_rows(ids: np.ndarray, wanted: int, questions: Questions | None) -> list[dict[str, Any]]:
+    """The lines of `selection.jsonl` of items without scores."""
+    rows = [
+        {"rank": n, **item_line(int(i), questions), "score": None}
+        for n, i in enumerate(ids.tolist(), start=1)
+    ]
+    return [row | ({"reserve": True} if row["rank"] > wanted else {}) for row in rows]
+
+
 def item_line(item: int, questions: Questions | None) -> dict[str, Any]:
     """How files name an item: by its image, or as `Questions.line` does."""
     return {"image_id": item} if questions is None else questions.line(item)
@@ -90,7 +113,9 @@ def contributors(
             break
         names = [k for k in ("match", "uncertainty", "p_max", "rate") if f"note/top_{k}" in scores]
         found = {k: float(scores[f"note/top_{k}"][row][slot]) for k in names}
-        answer = answers[int(scores["note/top_answer"][row][slot])]
+        found = {k: value for k, value in found.items() if not np.isnan(value)}  # nobody was asked
+        known = int(scores["note/top_answer"][row][slot])
+        guess = {"answer": answers[known]} if known >= 0 else {}
         if isinstance(asked, Questions):
             item = asked.line(int(scores["ids"][row]))
             kind = KINDS[int(scores["note/top_kind"][row][slot])]
@@ -98,7 +123,7 @@ def contributors(
         else:
             pattern = asked.patterns[position]
             head = {"pattern_id": pattern.id, "question": pattern.question, "type": KINDS[pattern.kind]}
-        out.append({**head, **found, "answer": answer})
+        out.append({**head, **found, **guess})
     return out
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvl.atomic import write_file
 from jaxvl.data.records import DataError, read_json, read_text
 
 PAD, UNK, CLS = 0, 1, 2
@@ -132,7 +133,8 @@ class Words:
     def save(self, path: str | Path) -> None:
         """Write the vocabulary and the length as JSON; the vectors are made anew by `load`."""
         content = {"schema": SCHEMA, "length": self.length, "words": self.vocab[len(SPECIAL) :]}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False, indent=0) + "\n"
+        write_file(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path, **kwargs: Any) -> Words:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxvl.active.fitting import Fitter, Plateau, Stage, split_by_image, with_vectors
+from jaxvl.active.fitting import Fitter, Stage, split_by_image, with_vectors
+from jaxvl.active.plateau import Plateau
 from jaxvl.optim import Table, make_optimizer
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
@@ -206,6 +207,49 @@ def test_a_plateau_ends_the_fit_and_keeps_the_best_parameters(tmp_path):
     again = one.stages["task"].trainer.predict(fitted.params, "error", held).mean()
     assert again == pytest.approx(seen[1], rel=1e-5)
     assert asked == [pytest.approx(seen[1], rel=1e-5)] and fitted.result["held_out"]["more"] == 7.0
+
+
+@pytest.mark.parametrize("dies_at", [3, 14, 20, 23])  # before the first score, between scores, after the best
+def test_a_killed_fit_with_a_plateau_goes_on_and_ends_the_same(tmp_path, monkeypatch, dies_at):
+    def score(predict, held, rng):
+        error = float(predict("error", held).mean())
+        scored.append(error)
+        return {"score": -abs(error - 2.0), "error": error}  # best somewhere on the way
+
+    def fit_of(folder):
+        plateau = Plateau(score=score, key="score", patience=2, least=2, share=0.25)
+        one = fitter(folder, plateau=plateau, epochs=20.0)
+        fit = one.stages["task"].trainer.fit
+        monkeypatch.setattr(
+            one.stages["task"].trainer, "fit", lambda *a, **k: fit(*a, **{**k, "save_every_steps": 4})
+        )
+        return one
+
+    scored = []
+    whole = fit_of(tmp_path / "a").fit("task", Rows(), seed=0, data=0)
+    steps, all_scores = whole.result["steps"], list(scored)
+    one = fit_of(tmp_path / "b")
+    kind, calls = type(one.stages["task"].trainer), []
+    step = kind.step
+
+    def dies(self, state, batch):
+        calls.append(1)
+        if len(calls) == dies_at:
+            raise KeyboardInterrupt
+        return step(self, state, batch)
+
+    assert dies_at < steps
+    monkeypatch.setattr(kind, "step", dies)
+    scored.clear()
+    with pytest.raises(KeyboardInterrupt):
+        one.fit("task", Rows(), seed=0, data=0)
+    resumed = fit_of(tmp_path / "b").fit("task", Rows(), seed=0, data=0)
+    assert len(calls) < steps + dies_at or dies_at < 5  # it went on from a checkpoint
+    np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
+    assert resumed.result["held_out"] == whole.result["held_out"]
+    assert set(scored) == set(all_scores)
+    (folder,) = (tmp_path / "b").iterdir()
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(("best", "plateau", "checkpoints"))]
 
 
 def test_images_are_never_on_both_sides_of_a_split():

@@ -25,19 +25,19 @@ def start(folder, **kwargs):
     return RunFolder(path), outcome
 
 
-def lines(ids, **status):
+def lines(ids, answer="red", **status):
     """Label lines for these images: two questions with one answer each, or a status."""
     for i in ids:
         row = {"schema": "ccrl.labels/1", "image_id": int(i), "status": status.get("status", "ok")}
         asked = [
-            {"question": q, "answers": [{"answer": "red"}]}
+            {"question": q, "answers": [{"answer": answer}]}
             for q in ("what color is it?", f"is it number {i}?")
         ]
         yield json.dumps({**row, "qas": [] if status else asked})
 
 
-def give(run, text, tmp_path, **kwargs):
-    file = tmp_path / "labels.jsonl"
+def give(run, text, tmp_path, name="labels.jsonl", **kwargs):
+    file = tmp_path / name
     file.write_text("\n".join(text) + "\n")
     with run.ledger.open() as ledger:
         return people.receive(run, ledger, run.position()[0], file, **kwargs)
@@ -101,6 +101,77 @@ def test_an_explicit_commit_ends_a_partial_round_and_needs_labels(tmp_path):
     with run.ledger.open() as ledger:
         people.commit(run, ledger, INITIAL)
     assert len(RunFolder(run.path).labelled()) == 2 and run.problems() == []
+
+
+def back(run, to):
+    with run.ledger.open() as ledger:
+        later = [e for e in ledger.valid() if e.data.get("round", INITIAL) >= to]
+        ledger.append("ROLLED_BACK", to=later[0].seq, round=to)
+
+
+def model_of(run, round=0):
+    return RunFolder(run.path).events(round)["TRAINED"].data["model"]
+
+
+def test_a_model_of_other_labels_of_the_same_images_is_another_model(tmp_path):
+    """What people answered is not known by the ids of the images: labels that are given anew must be learned anew."""
+    run, _ = start(tmp_path)
+    first = batch(run)
+    give(run, lines(first, answer="red"), tmp_path)
+    run, _ = start(tmp_path)
+    wrong = model_of(run)
+    back(run, INITIAL)
+    run, _ = start(tmp_path)
+    assert batch(run) == first
+    give(run, lines(first, answer="blue"), tmp_path)
+    run, _ = start(tmp_path)
+    assert model_of(run)["key"] != wrong["key"] and not model_of(run)["hit"]
+    back(run, INITIAL)
+    run, _ = start(tmp_path)
+    give(run, lines(first, answer="red"), tmp_path)
+    run, _ = start(tmp_path)
+    assert model_of(run)["key"] == wrong["key"] and model_of(run)["hit"]
+
+
+def test_the_initial_batch_has_a_reserve_too_and_starts_from_the_images_of_a_simulated_run(tmp_path):
+    run, _ = start(tmp_path, reserve=0.5)
+    with Run(world(tmp_path / "s"), method="entropy", repeat=0, folder=tmp_path / "s/entropy/r0",
+             say=lambda line: None) as one:  # fmt: skip
+        one.advance(rounds=1)
+    assert batch(run) == RunFolder(tmp_path / "s/entropy/r0").labelled(0)
+    chosen, reserve = batch(run), batch(run, reserve=True)
+    assert len(reserve) == 3 and not set(reserve) & set(chosen)
+    give(run, lines(chosen[:2], status="skip"), tmp_path)
+    give(run, lines([*chosen[2:], *reserve]), tmp_path)
+    run, _ = start(tmp_path, reserve=0.5)
+    assert run.labelled(0) == [*chosen[2:], *reserve[:2]] and run.position()[0] == 0
+
+
+def test_nameless_answers_of_two_people_do_not_replace_each_other(tmp_path):
+    run, _ = start(tmp_path)
+    ids = batch(run)
+    (tmp_path / "ben").mkdir()
+    give(run, lines(ids[:4]), tmp_path)
+    give(run, lines(ids[:5]), tmp_path)  # the same file has grown
+    with pytest.raises(RunError, match=f"10 answers without an annotator.*image {ids[0]}.*--replace"):
+        give(run, lines(ids[:5], answer="blue"), tmp_path / "ben")
+    assert {a for r in people.state(run, INITIAL).records for a in r["answers"]} == {"red"}
+    give(run, lines(ids[:5], answer="blue"), tmp_path, name="bens.jsonl")
+    assert {tuple(r["answers"]) for r in people.state(run, INITIAL).records} == {("red", "blue")}
+    give(run, lines(ids[:5], answer="green"), tmp_path / "ben", replace=True)
+    assert {tuple(r["answers"]) for r in people.state(run, INITIAL).records} == {("green", "blue")}
+
+
+def test_labels_that_came_in_and_were_changed_are_not_taken(tmp_path):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)[:3]), tmp_path)
+    (kept,) = (run.folder(INITIAL) / "received").iterdir()
+    kept.write_text(kept.read_text().replace("red", "rot"))
+    assert str(kept) in RunFolder(run.path).problems()[0]
+    with pytest.raises(RunError, match="import the labels again"):
+        people.state(run, INITIAL)
+    give(run, lines(batch(run)[:3]), tmp_path)
+    assert people.state(run, INITIAL).ids == batch(run)[:3] and RunFolder(run.path).problems() == []
 
 
 def test_labels_for_a_round_that_is_over_are_refused(tmp_path):

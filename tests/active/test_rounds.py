@@ -18,6 +18,7 @@ from jaxvl.active.ledger import EVENTS
 from jaxvl.active.measuring import by_question_type
 from jaxvl.active.report.checks import incomparable
 from jaxvl.active.rounds import Run
+from jaxvl.active.strategies.classics import Entropy, Margin
 
 
 def run(folder, *, method="entropy", repeat=0, shared=None, **kwargs):
@@ -146,11 +147,26 @@ def test_another_task_model_or_bank_is_another_protocol_but_older_runs_go_on(tmp
     (tmp_path / "old/run.json").write_text(json.dumps(about))
     before = begin(shared, "entropy", 0, tmp_path / "old")
     assert "bank" not in before.protocol and "bank" in now.protocol
-    record = SimpleNamespace(method="entropy", repeat=0, rounds=[], labelled=lambda round: [])
+    record = SimpleNamespace(method="entropy", repeat=0, rounds=[], labelled=lambda round: [], options={})
     old, new = (SimpleNamespace(**{**vars(record), "protocol": p}) for p in (before.protocol, now.protocol))
     assert incomparable([old, new]) == []
     other = SimpleNamespace(**{**vars(record), "protocol": {**now.protocol, "task_model": "x"}})
     assert "task_model" in incomparable([new, other])[0]
+
+
+def test_two_methods_of_one_name_are_not_repeats_of_it(tmp_path):
+    """Options of a strategy, or of what it trains, must agree; options that older code did not have do not tell."""
+    runs = []
+    for repeat, strategy in enumerate((Margin(), Margin(), Entropy())):
+        folder = tmp_path / str(repeat)
+        shared = replace(world(folder), strategies={"x": strategy})
+        run(folder, method="x", repeat=repeat, shared=shared, rounds=1)
+        runs.append(RunFolder(folder / "x" / f"r{repeat}"))
+    assert incomparable(runs[:2]) == []
+    (line,) = incomparable(runs[1:])
+    assert 'strategy.class is "Entropy", that of x, repeat 1 is "Margin"' in line
+    del runs[1].about["options"]
+    assert incomparable(runs[1:]) == []
 
 
 def test_files_that_were_changed_are_found(tmp_path):

@@ -136,6 +136,10 @@ def given(value: Any, where: str, problems: Problems, path: str) -> Given | None
     annotator = data.get("annotator")
     if annotator is not None and (not isinstance(annotator, (str, int)) or isinstance(annotator, bool)):
         fields.bad("annotator", f"is {_shown(annotator)}", "Write a name or a number.")
+    elif "#" in str(annotator):
+        fields.bad(
+            "annotator", f"is {_shown(annotator)}", "Leave out #: it numbers several answers of one person."
+        )
     answer, seconds = fields.text("answer"), fields.seconds()
     confidence = fields.one_of("answer_confidence", CONFIDENCE)
     if answer is None or len(problems.lines) > before:
@@ -152,6 +156,8 @@ def parse_json(text: str, problems: Problems, where: str = "") -> Any:
         problems.add(place, "-", f"is not JSON: {error.msg} (column {error.colno})", "Export the file again.")
     except RecursionError:
         problems.add(where, "-", "is nested too deeply", "Labels have five levels.")
+    except ValueError as error:  # a number with thousands of digits
+        problems.add(where or "the file", "-", f"cannot be read: {error}", "Write numbers of sensible size.")
     return None
 
 

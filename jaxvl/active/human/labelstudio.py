@@ -137,9 +137,10 @@ def _entry(
         return Entry(where, image_id, status, []) if len(problems.lines) == before else None
     who = annotation.get("completed_by")
     who = who.get("email") or who.get("id") if isinstance(who, Mapping) else who
+    who = None if who is None else str(who).replace("#", "_")  # which numbers several answers of one person
     asked = []
     for k in sorted({int(name[2:]) for name in slots if name[:2] in ("q_", "a_") and name[2:].isdigit()}):
-        one = _question(slots, k, None if who is None else str(who), where, problems)
+        one = _question(slots, k, who, where, problems)
         if one is not None:
             asked.append(one)
     if not asked and len(problems.lines) == before:

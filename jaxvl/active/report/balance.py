@@ -16,6 +16,8 @@ import numpy as np
 from jaxvl.data.words import tokens
 from jaxvl.vqa_normalise import normalise
 
+SAMPLE = 1_000  # images by which the scores of a pool are summed up, if not all are scored
+
 
 def consensus(answers: Sequence[str]) -> str:
     """The most frequent answer in normal form; equal counts go to the one that was given first."""
@@ -121,6 +123,21 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     x, y = x - x.mean(), y - y.mean()
     norm = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / norm) if norm > 0 else float("nan")
+
+
+def representative(count: np.ndarray) -> np.ndarray:
+    """Positions of at most `SAMPLE` images, evenly over these match counts `[N]`: pruning scores them in any case."""
+    order = np.argsort(-np.asarray(count), kind="stable")
+    return order[:: max(1, -(-len(order) // SAMPLE))]
+
+
+def judged(score: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Positions of the images by which scores `[N]` (NaN where pruning left them out) stand for the pool's."""
+    known, some = np.isfinite(score), representative(count)
+    complete = (
+        known.all() or not known[some].all()
+    )  # of an older run: what there is, images with many matches
+    return np.flatnonzero(known) if complete else some
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

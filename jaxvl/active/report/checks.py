@@ -36,6 +36,17 @@ def incomparable(runs: Sequence[RunRecord]) -> list[str]:
     phases = sorted({str(m["phase"]) for run in runs for m in run.rounds if m.get("phase")})
     if len(phases) > 1:
         lines.append(f"scores are of {' and '.join(phases)}: two sets of questions")
+    alike: dict[str, RunRecord] = {}
+    for run in runs:
+        other = alike.setdefault(run.method, run)
+        for name in sorted(
+            {*other.options} & {*run.options}
+        ):  # what only one of them knows of is of other code
+            a, b = (json.dumps(r.options[name], sort_keys=True) for r in (other, run))
+            if a != b:
+                lines.append(
+                    f"{_name(run)}: {name} is {_short(b)}, that of {_name(other)} is {_short(a)}: two methods, one name"
+                )
     first: dict[int, RunRecord] = {}
     for run in runs:
         other = first.setdefault(run.repeat, run)

@@ -14,6 +14,7 @@ from jaxvl.active.report.balance import (
     entropy,
     gini,
     jaccard,
+    judged,
     question_key,
     rank_correlation,
 )
@@ -164,7 +165,7 @@ def match_counts(runs: Sequence[RunRecord]) -> list[list[Any]]:
                 if "note/n_match" not in scores or not len(scores["score"]):
                     continue
                 count, score, rows = scores["note/n_match"], scores["score"], scores["rows"]
-            known = np.isfinite(score)
+            known = judged(score, count)
             values.setdefault(run.method, []).append(
                 (count.mean(), count[rows].mean(), rank_correlation(score[known], count[known]))
             )

@@ -42,11 +42,12 @@ def why(reason: Mapping[str, Any] | None) -> str:
 def _item(contributor: Mapping[str, Any], value: float, most: float) -> str:
     c = contributor
     width = 100 * value / most if most > 0 else 0
-    match = f"match {c['match']:.2f}; " if "match" in c else ""
-    how = (
-        f"uncertainty {c['uncertainty']:.2f} &times; balance {c['rate']:.2f}; {match}"
-        f"best guess &ldquo;{html.escape(str(c['answer']))}&rdquo; at {c['p_max']:.0%}"
-    )
+    told = [f"uncertainty {c['uncertainty']:.2f} &times; balance {c['rate']:.2f}"]
+    if "match" in c:
+        told.append(f"match {c['match']:.2f}")
+    if "answer" in c:  # a method that only counts has no model to ask
+        told.append(f"best guess &ldquo;{html.escape(str(c['answer']))}&rdquo; at {c['p_max']:.0%}")
+    how = "; ".join(told)
     return (
         f'<li><div class="q"><span>{html.escape(str(c["question"]))}</span><b>{value:.2f}</b></div>'
         f'<div class="bar"><i style="width:{width:.0f}%"></i></div><div class="how">{how}</div></li>'

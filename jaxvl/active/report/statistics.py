@@ -24,8 +24,9 @@ class RunRecord(Protocol):
     """What a report reads of a run: a method and a repeat (`jaxvl.active.folder.RunFolder` is one).
 
     `rounds` are the metrics of every round that was evaluated: `round`, `fraction`, `n_images`, `n_qas`, `n_answers`,
-    `cost {total}` and `acc {overall, yes/no, ...}` in percent. `protocol` is what runs that are compared must agree on.
-    `full` is the folder of the model of the whole pool of this repeat, if there is one.
+    `cost {total}` and `acc {overall, yes/no, ...}` in percent. `protocol` is what runs that are compared must agree on,
+    `options` what repeats of a method must. `full` is the folder of the model of the whole pool of this repeat, if
+    there is one.
     """
 
     @property
@@ -36,6 +37,9 @@ class RunRecord(Protocol):
 
     @property
     def protocol(self) -> dict[str, Any]: ...
+
+    @property
+    def options(self) -> Mapping[str, Any]: ...
 
     @property
     def full(self) -> Path | None: ...
@@ -271,7 +275,10 @@ def aulc(x: np.ndarray, y: np.ndarray, within: Span | None = None) -> float:
 
 
 def areas(found: Curves, *, axis: str = "fraction", kind: str = OVERALL) -> dict[str, dict[int, float]]:
-    """`{method: {repeat: area}}` over the common interval, of the curves with two points or more."""
+    """`{method: {repeat: area}}` over the common interval, of the curves with two points or more.
+
+    Of rounds that stand at one abscissa (images can come without questions, and cost nothing) the last one counts.
+    """
     within = span(found, axis)
     if within is None:
         return {}
@@ -279,7 +286,9 @@ def areas(found: Curves, *, axis: str = "fraction", kind: str = OVERALL) -> dict
     for method, mine in found.items():
         for repeat, c in mine.items():
             if len(c.rounds) > 1 and kind in c.accuracy and np.isfinite(c.accuracy[kind]).all():
-                out.setdefault(method, {})[repeat] = aulc(c.x(axis), c.accuracy[kind], within)
+                x = c.x(axis)
+                last = np.append(np.diff(x) > 0, True)
+                out.setdefault(method, {})[repeat] = aulc(x[last], c.accuracy[kind][last], within)
     return out
 
 

@@ -189,3 +189,15 @@ def test_a_type_that_is_given_wins_unless_people_disagree(tmp_path):
     assert (
         read_labels(write(tmp_path / "b.jsonl", *rows), batch_ids=[7]).records[0]["answer_type"] == "number"
     )
+
+
+def test_what_cannot_be_kept_apart_or_read_names_its_line(tmp_path):
+    """`#` numbers the answers of a person; Python refuses to read numbers of thousands of digits."""
+    rows = [line(), line(qas=[qa("Who?", ("ann", "team#1"))])]
+    with pytest.raises(ValueError, match="line 2.*annotator.*Leave out #"):
+        read_labels(write(tmp_path / "a.jsonl", *rows), batch_ids=[7])
+    long = '{"schema": "ccrl.labels/1", "image_id": ' + "9" * 5000 + "}"
+    with pytest.raises(ValueError, match="b.jsonl.*\n.*line 2.*cannot be read"):
+        read_labels(write(tmp_path / "b.jsonl", line(), long), batch_ids=[7])
+    got = read_labels(tmp_path / "b.jsonl", batch_ids=[7], partial=True)
+    assert len(got.records) == 1 and len(got.problems) == 1

@@ -61,6 +61,7 @@ class FakeRun:
     ):  # fmt: skip
         self.method, self.repeat, self.root, self.reasons = method, repeat, root, reasons
         self.full: Path | None = None
+        self.options: dict[str, Any] = {"strategy.class": method}
         self.size, self.step = size, step
         self.protocol = {
             "pool": "abc",

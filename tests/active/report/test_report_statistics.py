@@ -56,6 +56,14 @@ def test_areas_over_questions_begin_where_the_last_run_begins():
     assert st.areas(curves, axis="questions") == {"a": {0: pytest.approx(1.5)}, "b": {0: pytest.approx(6)}}
 
 
+def test_a_round_whose_images_had_no_questions_ends_no_report():
+    curves = {
+        "a": {0: line([0.1, 0.2, 0.2, 0.3], [0, 50, 1, 2])},
+        "b": {0: line([0.1, 0.3], [0, 2], method="b")},
+    }
+    assert st.areas(curves, axis="questions") == {"a": {0: pytest.approx(1)}, "b": {0: pytest.approx(1)}}
+
+
 def test_saving_is_read_off_between_the_rounds():
     ours, random = line([0.1, 0.2, 0.3], [50, 60, 70]), line([0.1, 0.2, 0.3], [50, 55, 60])
     assert st.saving(ours, random) == pytest.approx(1 - 0.2 / 0.3)

@@ -139,6 +139,16 @@ def chosen(config: ConfigDict, methods: Sequence[str]) -> dict[str, Any]:
             out[method] = strategy.on(unit)
         except ValueError as error:
             refused.append(f"\n- {method}: {error}")
+    rigid = [
+        m
+        for m, s in out.items()
+        if getattr(s, "passes", False) and not config.stages[TASK].model.get("dropout", 1)
+    ]
+    if rigid:
+        raise ConfigError(
+            f"config.stages.{TASK}.model.dropout=0: all dropout passes are the same network, so {', '.join(rigid)} "
+            "have nothing to choose by; set it (0.1 in the paper), or leave these methods out"
+        )
     if refused:
         raise ConfigError(
             f"config.active.unit={unit!r}: {len(refused)} of {len(methods)} methods cannot choose among "

@@ -125,7 +125,7 @@ def parse_arg(arg: str | None, *, stages: Iterable[str], keys: Mapping[str, Iter
       keys: allowed `key=value` keys with their allowed values.
 
     Raises:
-      ConfigError: an unknown stage, key or value; the message suggests the closest.
+      ConfigError: an unknown stage, key or value; the message suggests the closest. A key that occurs twice.
     """
     out: dict[str, Any] = {"stages": []}
     stages = list(stages)
@@ -141,6 +141,10 @@ def parse_arg(arg: str | None, *, stages: Iterable[str], keys: Mapping[str, Iter
         for part in value.split("+"):
             if part not in keys[key]:
                 raise unknown(f"{key}", part, keys[key])
+        if key in out:
+            raise ConfigError(
+                f"{key}= is given twice; join what is to hold at once: {key}={out[key]}+{value}"
+            )
         out[key] = value
     return out
 
@@ -213,6 +217,8 @@ def build(
         keys={"variant": variants, "ablation": ablations, "scale": scales},
     )
     scale = parsed.get("scale", "small")
+    if scale not in scales:
+        raise ConfigError(f"scale={scale}: there is one scale at a time; {', '.join(scales)}")
     # The scale sets sizes below the ablation's choice, so that `no_hyper` stays off at any scale.
     override(config, scales[scale])
     for key, table in (("variant", variants), ("ablation", ablations)):

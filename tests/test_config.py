@@ -50,6 +50,8 @@ def test_ablation_names_may_hold_commas_and_be_added():
         ("vqaa", "unknown stage 'vqaa': did you mean 'vqa'"),
         ("ablation=no_hypr", "unknown ablation 'no_hypr': did you mean 'no_hyper'"),
         ("scal=tiny", "unknown config argument 'scal': did you mean 'scale'"),
+        ("ablation=no_hyper,ablation=layers=1,2", r"given twice; .*: ablation=no_hyper\+layers=1,2"),
+        ("scale=tiny+small", "one scale at a time; tiny, small"),
     ],
 )
 def test_mistyped_arguments_are_refused_with_a_suggestion(arg, said):

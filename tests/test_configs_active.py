@@ -201,6 +201,15 @@ def test_ablations_of_matcher_and_answer_model_reach_the_stage_that_is_both(abla
     assert config("ccrl", f"ablation={ablation}").stages.joint[section][key] == ablation.partition("=")[2]
 
 
+def test_methods_that_need_dropout_are_refused_without_it_before_anything_is_read():
+    c = override(config("ccrl", "random,bald,mocu,scale=tiny"), {"stages.task.model.dropout": 0.0})
+    override(c, {"active.pool.name": "nowhere"})
+    with pytest.raises(
+        ConfigError, match=r"stages.task.model.dropout=0.*bald, mocu have nothing to choose by"
+    ):
+        build_active.world(c, None, methods=["random", "bald", "mocu"])
+
+
 def test_people_need_images_only(tmp_path, monkeypatch):
     from jaxvl.data.scenes.pool import ScenePool
 

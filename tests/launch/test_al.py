@@ -139,7 +139,7 @@ def test_people_export_import_commit(tmp_path):
         one.advance()
         locked = al("commit", path)
         assert locked.code == 3 and "works on this run" in locked.err
-    ids = [row["image_id"] for row in RunFolder(path).selection(-1)]
+    ids = [row["image_id"] for row in RunFolder(path).selection(-1) if not row.get("reserve")]
     qas = [{"question": "what is it?", "answers": [{"answer": "a zeppelin"}]}]
     lines = [json.dumps({"schema": "ccrl.labels/1", "image_id": i, "status": "ok", "qas": qas}) for i in ids]
     bad = tmp_path / "bad.jsonl"
@@ -158,6 +158,19 @@ def test_people_export_import_commit(tmp_path):
     )
     assert al("commit", path).code == 0
     assert len(RunFolder(path).labelled()) == 6
+    other = tmp_path / "b" / "good.jsonl"
+    other.parent.mkdir()
+    other.write_text("\n".join(lines).replace("zeppelin", "blimp"))
+    back = al("rollback", path, "--to", -1)
+    assert (
+        back.code == 0 and "the initial round with 0 labelled" in back.out and not RunFolder(path).labelled()
+    )
+    with Run(shared, method="entropy", repeat=0, folder=path, say=lambda line: None) as one:
+        one.advance()
+    assert al("import", path, good).code == 0
+    replaces = al("import", path, other)
+    assert replaces.code == 2 and "6 answers without an annotator differ" in replaces.err
+    assert al("import", path, other, "--replace").code == 0
 
 
 def test_a_run_with_people_starts_waiting_and_its_batch_can_be_exported_again(tmp_path):

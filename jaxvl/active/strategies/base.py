@@ -37,11 +37,13 @@ class Strategy:
 
     `needs` names the sampler stages that are trained before it is asked, in this order; the scored model is always
     there as stage "task". `asks`: whether it reads predictions about the questions that images are asked; `reads_task`:
-    whether it asks the stage "task". What it does not use is not trained for it.
+    whether it asks the stage "task". What it does not use is not trained for it. `passes`: whether it asks for dropout
+    passes of the task model, which must have dropout then.
     """
 
     asks: ClassVar[bool] = True
     reads_task: ClassVar[bool] = True
+    passes: ClassVar[bool] = False
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ class BALD(Scored):
     """Mutual information of answer and dropout mask, each image for itself (Gal et al., ICML 2017); not BatchBALD."""
 
     predictor: ClassVar[str] = "bald"
+    passes: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,4 @@ class MCEntropy(Scored):
     """Entropy of the mean of the dropout passes' answers."""
 
     predictor: ClassVar[str] = "mc_entropy"
+    passes: ClassVar[bool] = True

@@ -10,7 +10,7 @@ posteriors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class MOCU(Strategy):
       sharpness: a of the smooth maximum `log(sum exp(a p)) / a`.
     """
 
+    passes: ClassVar[bool] = True
     form: str = "pointwise"
     candidates: int = 10
     pairs: int = 1000

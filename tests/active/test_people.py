@@ -103,6 +103,26 @@ def test_an_explicit_commit_ends_a_partial_round_and_needs_labels(tmp_path):
     assert len(RunFolder(run.path).labelled()) == 2 and run.problems() == []
 
 
+def test_a_commit_that_was_killed_halfway_is_finished_by_the_next_run(tmp_path, monkeypatch):
+    run, _ = start(tmp_path)
+    give(run, lines(batch(run)[:5]), tmp_path)
+    with run.ledger.open() as ledger:
+        append = ledger.append
+
+        def dies(kind, **data):
+            if kind == "COMMITTED":
+                raise KeyboardInterrupt
+            return append(kind, **data)
+
+        monkeypatch.setattr(ledger, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            people.commit(run, ledger, INITIAL)
+    assert RunFolder(run.path).labelled() == []
+    again, _ = start(tmp_path)
+    assert again.labelled(0) == batch(run)[:5] and again.position() == (0, "IMPORTED")
+    assert again.problems() == []
+
+
 def back(run, to):
     with run.ledger.open() as ledger:
         later = [e for e in ledger.valid() if e.data.get("round", INITIAL) >= to]

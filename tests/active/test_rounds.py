@@ -206,6 +206,30 @@ def test_selections_of_an_approximate_way_are_stamped_wherever_they_are_used(tmp
     assert sum("selected approximately: k_max=16, compute=bfloat16" in line for line in said) == 1
 
 
+def test_questions_and_answers_of_unlabelled_images_are_never_read(tmp_path):
+    read, hidden = set(), {"question", "question_type", "answers", "answer_type", "multiple_choice_answer"}
+
+    class Secret(dict):
+        def __getitem__(self, name):
+            if name in hidden:
+                read.add(self["image_id"])
+            return super().__getitem__(name)
+
+        def get(self, name, default=None):
+            return self[name] if name in self else default  # noqa: SIM401  the trap is in [...]
+
+    shared = world(tmp_path, wrap=lambda records: [Secret(r) for r in records])
+    with Run(shared, method="entropy", repeat=0, folder=tmp_path / "r", say=lambda line: None) as one:
+        one.advance(rounds=2)
+        known = set(one.folder.labelled())
+        assert read == known and len(known) == 19  # what was labelled was read: the trap works
+        one.advance(until="SCORED")
+        pool = one.pool(2)
+    assert read == known and not known & set(pool.ids.tolist()) and len(pool) == 31
+    assert not {"records", "questions", "truth", "answers"} & set(dir(pool)) and not hidden & set(pool[0])
+    assert known | set(pool.ids.tolist()) == set(shared.oracle.ids.tolist())
+
+
 def test_an_early_stop_says_why(tmp_path):
     from jaxvl.active.budget import Stop
 

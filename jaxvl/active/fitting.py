@@ -147,6 +147,7 @@ class Fitter:
             if not (folder / SHAPES).exists():
                 write_json(folder / SHAPES, shapes_of(source, stage.batch(source)))
             if (folder / RESULT).exists():
+                cleared(folder)
                 return Fitted(self._load(stage, folder), key, True, read_json(folder / RESULT))
             stage.trainer.reseed(seed)
             started = time.monotonic()
@@ -157,8 +158,7 @@ class Fitter:
             result = {**more, "seconds": round(time.monotonic() - started, 3), "examples": len(source)}
             result["sha256"] = sha256(folder / PARAMS)
             write_json(folder / RESULT, result)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # several times the parameters' size
-            forget(folder)
+            cleared(folder)
         return Fitted(params, key, False, result)
 
     def key(self, name: str, *, seed: int, data: Any) -> str:
@@ -209,6 +209,8 @@ class Fitter:
                 raise ValueError(f"stage {stage.name!r} ends at a plateau: its epochs cannot be recorded")
             watch = Watch(stage, plateau, held, each, seed, folder=folder, saved=checkpoints.latest)
             step = watch.restored(step)
+            if step is None:  # one that cannot be gone on from would outlive those that can
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         elif each_epoch is not None:
             watch = Epochs(stage.trainer, each, folder, each_epoch)
         first = None if start is None else load_tree(_whole(self.folder / f"{stage.name}-{start}") / PARAMS)
@@ -272,6 +274,12 @@ class Epochs:
     def finish(self, state: TrainState, steps: int) -> None:
         """Record the last epoch."""
         self.run(state)
+
+
+def cleared(folder: Path) -> None:
+    """Leave of a model that is trained what it is read by: checkpoints are several times its size."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    forget(folder)
 
 
 def _whole(folder: Path) -> Path:

@@ -168,15 +168,18 @@ class RunFolder:
     def problems(self) -> list[str]:
         """A line for each file that is not what its event says, and for each item that is labelled twice."""
         lines = []
+        newest: dict[Path, tuple[Event, str]] = {}  # labels may have come in again
         for event in self.ledger.valid():
             for name, digest in event.data.get("files", {}).items():
-                path = self.folder(event.data["round"]) / name
-                if not path.exists():
-                    lines.append(f"{path} is missing (event {event.seq}, {event.kind})")
-                elif sha256(path) != digest:
-                    lines.append(
-                        f"{path} is not the file of event {event.seq}, {event.kind}: its checksum differs"
-                    )
+                newest[self.folder(event.data["round"]) / name] = (event, digest)
+        for path, (event, digest) in newest.items():
+            if not path.exists():
+                lines.append(f"{path} is missing (event {event.seq}, {event.kind})")
+            elif sha256(path) != digest:
+                lines.append(
+                    f"{path} is not the file of event {event.seq}, {event.kind}: its checksum differs"
+                )
+        for event in self.ledger.valid():
             lines += self._model_problems(event)
         pool = self.pool().tolist()
         if self.protocol.get("pool") not in (None, digest_of(pool)):

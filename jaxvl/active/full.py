@@ -45,7 +45,9 @@ def train(
     data = {"labelled": digest_of(world.oracle.ids), **world.data_key, "recorded": EPOCHS}
     if (folder / RESULT).exists():
         kept = read_json(folder / RESULT)
-        if kept["protocol"] == protocol and kept["model"] == world.fitter.key(TASK, seed=seed, data=data):
+        older = {k: v for k, v in data.items() if k != "kinds"}  # its key before annotations were part of it
+        keys = [world.fitter.key(TASK, seed=seed, data=d) for d in (data, older)]
+        if kept["protocol"] == protocol and kept["model"] in keys:
             say(f"model of the whole pool, repeat {repeat}: kept, accuracy {kept['acc']['overall']:.2f}")
             return kept
     try:

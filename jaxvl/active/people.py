@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from jaxvl.active.human import Imported, export_batch, merge_records, read_label
 from jaxvl.active.human.export import QUESTIONS
 from jaxvl.active.human.quality import choose_gold, summary
 from jaxvl.active.items import IMAGE
-from jaxvl.active.ledger import Ledger
+from jaxvl.active.ledger import Event, Ledger
 from jaxvl.active.report.balance import question_key
 from jaxvl.active.report.pictures import Pictures
 from jaxvl.active.seeds import generator
@@ -142,7 +143,8 @@ def receive(
     Args:
       ledger: opened for writing.
       partial: take the good lines of a file that has bad ones; else such a file is refused as a whole.
-      replace: answers without an annotator may take the place of those of an earlier file of the same name.
+      replace: answers without an annotator may take the place of those of an earlier file of the same name; a file that
+        was taken before becomes the newest again.
 
     Raises:
       RunError: the round is not waiting for labels; or, without `replace`, there are such answers.
@@ -157,46 +159,55 @@ def receive(
     found = read_labels(
         file, batch_ids=images, partial=partial, gold_ids=gold_of(run, round), questions=questions
     )
-    lost = [] if replace else _replaced(run, round, file.stem, found)
+    known = {e.data["sha"]: e for e in _imports(run, round)}
+    whole = found.sha in known and _intact(run, round, known[found.sha])
+    lost = [] if replace or found.sha in known else _replaced(run, round, file.stem, found)
     if lost:
         raise RunError(
-            f"{file}: {len(lost)} answers without an annotator differ from those of an earlier file named "
-            f"{file.stem!r} and would take their place, the first of {run.unit.one} {lost[0]}. Is it another person's "
-            "file? Give it another name, or name the annotators. Is it a correction? Import it with --replace"
+            f"{file}: to {len(lost)} questions, the first of {run.unit.one} {lost[0]}, an earlier file named "
+            f"{file.stem!r} gave other answers without an annotator, whose place these would take. Is it another "
+            "person's file? Give it another name, or name the annotators. Is it a correction? Import it with --replace"
         )
-    target = run.folder(round) / "received" / f"{found.sha}.json"
-    write_json(  # anew: after a rollback the same file is read for another batch
-        target,
-        {
-            "records": [plain_record(r) for r in found.records],
-            "skipped": list(found.skipped),
-            "bad_images": list(found.bad_images),
-            "gold": [plain_record(r) for r in found.gold],
-        },
-    )
-    if ledger.last(RECEIVED, round=round, sha=found.sha) is None:
+    if not whole:
+        content = {
+            "records": [plain_record(r) for r in found.records], "skipped": list(found.skipped),
+            "bad_images": list(found.bad_images), "gold": [plain_record(r) for r in found.gold],
+        }  # fmt: skip
+        write_json(_kept(run, round, found.sha), content)
+    if not whole or (replace and list(known)[-1] != found.sha):
+        path = _kept(run, round, found.sha)
         count = {run.unit.many: len({r[run.unit.key] for r in found.records})}
-        files = {f"received/{target.name}": sha256(target)}
+        files = {f"received/{path.name}": sha256(path)}
         ledger.append(RECEIVED, round=round, sha=found.sha, files=files, **count)
-    write_json(run.folder(round) / QUALITY, quality(run, round, state(run, round).records))
+    if all(
+        _intact(run, round, e) for e in _imports(run, round)
+    ):  # else the others are to be imported again first
+        write_json(run.folder(round) / QUALITY, quality(run, round, state(run, round).records))
     return found
 
 
 def _replaced(run: RunFolder, round: int, source: str, found: Imported) -> list[int]:
-    """Items of nameless answers of a file `source` that differ from those which an earlier file of that name gave."""
-    earlier = _received(run, round, but=found.sha)
+    """Items with nameless answers that an earlier file named `source` gave, and this one of that name has not."""
 
-    def nameless(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str, str], str]:
-        return {
-            (int(r[run.unit.key]), question_key(r["question"]), name): normalise(answer)
-            for r in rows
-            for name, answer in zip(r.get("annotators") or (), r["answers"], strict=False)
-            if name is not None and name.startswith(f"{source}#")
-        }
+    def nameless(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], Counter[str]]:
+        out: dict[tuple[int, str], Counter[str]] = {}
+        for row in rows:
+            names = row.get("annotators") or ()
+            mine = (
+                [] if source in names else [i for i, n in enumerate(names) if str(n).startswith(f"{source}#")]
+            )
+            if mine:
+                key = int(row[run.unit.key]), question_key(row["question"])
+                out[key] = Counter(normalise(row["answers"][i]) for i in mine)
+        return out
 
-    before = nameless(r for content in earlier for r in [*content["records"], *content.get("gold", ())])
     now = nameless([*found.records, *found.gold])
-    return [key[0] for key, answer in now.items() if before.get(key, answer) != answer]
+    before: dict[tuple[int, str], Counter[str]] = {}
+    for event in _imports(run, round):  # the later ones have taken the place of the earlier ones
+        if _intact(run, round, event):
+            content = read_json(_kept(run, round, event.data["sha"]))
+            before |= nameless([*content["records"], *content.get("gold", ())])
+    return [key[0] for key, answers in before.items() if key in now and answers - now[key]]
 
 
 def state(run: RunFolder, round: int) -> Taken:
@@ -233,22 +244,41 @@ def _copies(run: RunFolder, round: int) -> dict[int, int | None]:
     return {int(i): int(found[i]) if isinstance(found, dict) else None for i in found}
 
 
-def _received(run: RunFolder, round: int, *, but: str | None = None) -> list[Mapping[str, Any]]:
-    """What came in for a round, an item an import; `but` leaves one out.
+def _imports(run: RunFolder, round: int) -> list[Event]:
+    """The newest event of each file that labels of a round came in by, in their order."""
+    newest: dict[str, Event] = {}
+    for event in run.ledger.valid():
+        if event.kind == RECEIVED and event.data["round"] == round:
+            newest.pop(event.data["sha"], None)
+            newest[event.data["sha"]] = event
+    return list(newest.values())
+
+
+def _kept(run: RunFolder, round: int, sha: str) -> Path:
+    """Where the labels of an import are kept."""
+    return run.folder(round) / "received" / f"{sha}.json"
+
+
+def _intact(run: RunFolder, round: int, event: Event) -> bool:
+    """Whether the labels of an import are what was written; of older runs, whether they are there."""
+    path = _kept(run, round, event.data["sha"])
+    known = event.data.get("files", {}).get(f"received/{path.name}")
+    return path.exists() and known in (None, sha256(path))
+
+
+def _received(run: RunFolder, round: int) -> list[Mapping[str, Any]]:
+    """What came in for a round, an item an import.
 
     Raises:
-      RunError: a file of it is not the one that was written.
+      RunError: some of it is not what was written.
     """
-    events = [e for e in run.ledger.valid() if e.kind == RECEIVED and e.data["round"] == round]
-    events = [e for e in events if e.data["sha"] != but]
-    for event in events:
-        for name, digest in event.data.get("files", {}).items():  # older runs do not say
-            path = run.folder(round) / name
-            if not path.exists() or sha256(path) != digest:
-                raise RunError(
-                    f"{path} is not what was written when its labels came in: import the labels again"
-                )
-    return [read_json(run.folder(round) / "received" / f"{e.data['sha']}.json") for e in events]
+    events = _imports(run, round)
+    bad = [str(_kept(run, round, e.data["sha"])) for e in events if not _intact(run, round, e)]
+    if bad:
+        raise RunError(
+            f"{', '.join(bad)}: not what was written when these labels came in; import their files again"
+        )
+    return [read_json(_kept(run, round, e.data["sha"])) for e in events]
 
 
 def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,11 +21,11 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxvl.atomic import read_json, write_file, write_json
+from jaxvl.atomic import TEMPORARY, read_json, write_file, write_json
 from jaxvl.train import TrainState
 from jaxvl.types import Predict, PyTree, Source
 
-SCORES, BEST = "plateau.json", "best-{:08d}.safetensors"
+SCORES, BEST, ANY = "plateau.json", "best-{:08d}.safetensors", "best-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Watch:
             forget(self.folder)
             self.rows, self.base, self.since = [], -math.inf, 0
             return None
+        for stale in set(self._files()) - set(files):
+            stale.unlink()
         for row, file in zip(best, files, strict=True):
             self.best = Best(row["scores"], load_tree(file))
         return step
@@ -159,18 +161,21 @@ class Watch:
     def _row(self, step: int) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["step"] == step), None)
 
+    def _files(self) -> list[Path]:
+        """Parameters that were the best so far, by step."""
+        return sorted(self.folder.glob(ANY))
+
     def _sweep(self) -> None:
         """Remove parameters that are no longer the best, also if the fit has to go on from its newest checkpoint."""
-        files = sorted(self.folder.glob(BEST.replace("{:08d}", "*")))
         saved = self.saved() or 0
-        early = [file for file in files if int(file.stem.rpartition("-")[2]) <= saved]
+        early = [file for file in self._files() if int(file.stem.rpartition("-")[2]) <= saved]
         for file in early[:-1]:
             file.unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
-    """Remove what a fit under way has kept in the folder of its model."""
-    for file in (folder / SCORES, *folder.glob(BEST.replace("{:08d}", "*"))):
+    """Remove what a fit under way has kept in the folder of its model, and what a killed one was writing."""
+    for file in (folder / SCORES, *folder.glob(ANY), *folder.glob(f"*{TEMPORARY}")):
         file.unlink(missing_ok=True)
 
 

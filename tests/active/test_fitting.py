@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from jaxvl.active.fitting import Fitter, Stage, split_by_image, with_vectors
-from jaxvl.active.plateau import Plateau
+from jaxvl.active.plateau import Plateau, Watch, save_tree
 from jaxvl.optim import Table, make_optimizer
 from jaxvl.sharding import Partition
 from jaxvl.train import Trainer
@@ -250,6 +252,34 @@ def test_a_killed_fit_with_a_plateau_goes_on_and_ends_the_same(tmp_path, monkeyp
     assert set(scored) == set(all_scores)
     (folder,) = (tmp_path / "b").iterdir()
     assert not [p.name for p in folder.iterdir() if p.name.startswith(("best", "plateau", "checkpoints"))]
+
+
+def test_what_a_killed_fit_left_is_gone_and_what_cannot_be_gone_on_from_starts_anew(tmp_path):
+    plateau = Plateau(score=lambda predict, held, rng: {"score": 0.5}, key="score", share=0.25)
+    one = fitter(tmp_path, plateau=plateau, epochs=4.0)
+    done = one.fit("task", Rows(), seed=0, data=0)
+    folder = tmp_path / f"task-{done.key}"
+    (folder / "checkpoints").mkdir()
+    for name in ("best-00000006.safetensors", "plateau.json", "params.safetensors.1f.tmp"):
+        (folder / name).write_text("{}")
+    before = set(folder.iterdir())
+    assert one.fit("task", Rows(), seed=0, data=0).hit  # killed between the result and the clean-up
+    assert {p.name for p in before - set(folder.iterdir())} == {
+        "checkpoints", "best-00000006.safetensors", "plateau.json", "params.safetensors.1f.tmp",
+    }  # fmt: skip
+
+    watch = Watch(one.stages["task"], plateau, Rows(), 6, 0, folder=tmp_path, saved=lambda: 12)
+    rows = [{"step": s, "scores": {"score": v}} for s, v in ((6, 0.1), (12, 0.3), (18, 0.7))]
+    (tmp_path / "plateau.json").write_text(json.dumps(rows))
+    for step in (6, 12, 18):
+        save_tree(tmp_path / f"best-{step:08d}.safetensors", {"w": np.full(1, step)})
+    assert watch.restored(12) == 12 and watch.best.params["w"] == 12
+    assert [p.name for p in sorted(tmp_path.glob("best-*"))] == [
+        "best-00000012.safetensors"
+    ]  # 18 was not reached
+    again = Watch(one.stages["task"], plateau, Rows(), 6, 0, folder=tmp_path, saved=lambda: 12)
+    (tmp_path / "best-00000012.safetensors").unlink()
+    assert again.restored(12) is None and not list(tmp_path.glob("plateau*")) and again.rows == []
 
 
 def test_images_are_never_on_both_sides_of_a_split():

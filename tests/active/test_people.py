@@ -173,13 +173,46 @@ def test_nameless_answers_of_two_people_do_not_replace_each_other(tmp_path):
     (tmp_path / "ben").mkdir()
     give(run, lines(ids[:4]), tmp_path)
     give(run, lines(ids[:5]), tmp_path)  # the same file has grown
-    with pytest.raises(RunError, match=f"10 answers without an annotator.*image {ids[0]}.*--replace"):
+    with pytest.raises(RunError, match=f"to 10 questions, the first of image {ids[0]},.*--replace"):
         give(run, lines(ids[:5], answer="blue"), tmp_path / "ben")
     assert {a for r in people.state(run, INITIAL).records for a in r["answers"]} == {"red"}
     give(run, lines(ids[:5], answer="blue"), tmp_path, name="bens.jsonl")
     assert {tuple(r["answers"]) for r in people.state(run, INITIAL).records} == {("red", "blue")}
-    give(run, lines(ids[:5], answer="green"), tmp_path / "ben", replace=True)
-    assert {tuple(r["answers"]) for r in people.state(run, INITIAL).records} == {("green", "blue")}
+    for _ in range(2):  # the second time it is known
+        give(run, lines(ids[:5], answer="green"), tmp_path / "ben", replace=True)
+        assert {tuple(r["answers"]) for r in people.state(run, INITIAL).records} == {("green", "blue")}
+    give(run, lines(ids, answer="green"), tmp_path / "ben")  # the corrected file has grown
+    give(run, lines(ids[:5]), tmp_path, replace=True)  # back to the first
+    found = [r for r in people.state(run, INITIAL).records if r["image_id"] in ids[:5]]
+    assert {tuple(sorted(r["answers"])) for r in found} == {("blue", "red")}
+    assert RunFolder(run.path).problems() == []
+
+
+def test_the_same_labels_under_another_name_and_a_named_correction_are_taken(tmp_path):
+    run, _ = start(tmp_path)
+    ids = batch(run)
+    text = list(lines(ids[:4]))
+    give(run, text, tmp_path)
+    give(run, text, tmp_path, name="copy.jsonl")
+    assert people.state(run, INITIAL).ids == ids[:4] and RunFolder(run.path).problems() == []
+
+    def said(*answers):
+        named = [{"answer": a, "annotator": "anna"} for a in answers]
+        row = {"schema": "ccrl.labels/1", "image_id": ids[5], "qas": [{"question": "who?", "answers": named}]}
+        return [json.dumps(row)]
+
+    give(run, said("red", "blue"), tmp_path, name="anna.jsonl")
+    give(run, said("red", "green"), tmp_path, name="anna.jsonl")  # anna#2 has corrected herself
+    assert people.state(run, INITIAL).records[-1]["answers"] == ["red", "green"]
+    swapped = [
+        t.replace('"red"', '"x"').replace('"blue"', '"red"').replace('"x"', '"blue"')
+        for t in said("red", "blue")
+    ]
+    nameless = [t.replace(', "annotator": "anna"', "") for t in said("red", "blue")]
+    give(run, nameless, tmp_path, name="b.jsonl")
+    give(
+        run, [t.replace(', "annotator": "anna"', "") for t in swapped], tmp_path, name="b.jsonl"
+    )  # other order
 
 
 def test_labels_that_came_in_and_were_changed_are_not_taken(tmp_path):
@@ -188,10 +221,22 @@ def test_labels_that_came_in_and_were_changed_are_not_taken(tmp_path):
     (kept,) = (run.folder(INITIAL) / "received").iterdir()
     kept.write_text(kept.read_text().replace("red", "rot"))
     assert str(kept) in RunFolder(run.path).problems()[0]
-    with pytest.raises(RunError, match="import the labels again"):
+    with pytest.raises(RunError, match="import their files again"):
         people.state(run, INITIAL)
     give(run, lines(batch(run)[:3]), tmp_path)
     assert people.state(run, INITIAL).ids == batch(run)[:3] and RunFolder(run.path).problems() == []
+
+
+def test_labels_that_were_lost_can_come_in_again_file_by_file(tmp_path):
+    run, _ = start(tmp_path)
+    texts = {"a.jsonl": list(lines(batch(run)[:3])), "b.jsonl": list(lines(batch(run)[3:5]))}
+    for name, text in texts.items():
+        give(run, text, tmp_path, name=name)
+    for file in (run.folder(INITIAL) / "received").iterdir():
+        file.unlink()
+    for name, text in texts.items():
+        give(run, text, tmp_path, name=name)
+    assert people.state(run, INITIAL).ids == batch(run)[:5] and RunFolder(run.path).problems() == []
 
 
 def test_labels_for_a_round_that_is_over_are_refused(tmp_path):

@@ -123,7 +123,8 @@ def _annotation(record: Mapping[str, Any]) -> dict[str, Any]:
     answers = []
     for i, (answer, name, confidence) in enumerate(zip(record["answers"], names, sure, strict=True), start=1):
         row = {"answer_id": i, "answer": answer, "answer_confidence": confidence or "yes"}
-        answers.append(row if name is None else {**row, "annotator": name})
+        # anna#2, a second answer of hers, is numbered again when it is read; a nameless one is of its file
+        answers.append(row if name is None else {**row, "annotator": name.partition("#")[0]})
     counts = Counter(record["answers"])
     return {
         "question_id": record["question_id"], "image_id": record["image_id"],

@@ -36,12 +36,10 @@ def incomparable(runs: Sequence[RunRecord]) -> list[str]:
     phases = sorted({str(m["phase"]) for run in runs for m in run.rounds if m.get("phase")})
     if len(phases) > 1:
         lines.append(f"scores are of {' and '.join(phases)}: two sets of questions")
-    alike: dict[str, RunRecord] = {}
+    alike: dict[tuple[str, str], RunRecord] = {}
     for run in runs:
-        other = alike.setdefault(run.method, run)
-        for name in sorted(
-            {*other.options} & {*run.options}
-        ):  # what only one of them knows of is of other code
+        for name in sorted(run.options):  # what only one of two runs knows of is of other code
+            other = alike.setdefault((run.method, name), run)
             a, b = (json.dumps(r.options[name], sort_keys=True) for r in (other, run))
             if a != b:
                 lines.append(

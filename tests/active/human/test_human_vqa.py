@@ -43,6 +43,13 @@ def test_a_round_trip_through_vqa_json_adds_only_what_the_format_must_have(tmp_p
     assert again == sure
 
 
+def test_second_and_nameless_answers_make_the_round_trip_too(tmp_path, records):
+    first = {**records[0], "answers": ["a", "b", "c"], "annotators": ["anna", "anna#2", "file#1"]}
+    write_vqa([first], tmp_path / "vqa")
+    (got,) = read_labels(tmp_path / "vqa", batch_ids=[first["image_id"]]).records
+    assert got["answers"] == ["a", "b", "c"] and got["annotators"] == ["anna", "anna#2", "file"]
+
+
 def test_one_file_may_hold_both_lists(tmp_path, records):
     files = write_vqa(records, tmp_path / "vqa")
     both = {**json.loads(files.questions.read_text()), **json.loads(files.annotations.read_text())}

@@ -26,6 +26,7 @@ from jaxvl.reproduce.store import commit
 from jaxvl.reproduce.tables import Claim, Data
 
 Call = Callable[[list[str]], int]
+NEAR = 0.005  # a labelled share is that of a column if it is this near
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,18 +169,28 @@ def points(spec: ActiveTable, runs: Sequence[RunFolder], method: str, column: st
                 out[one.repeat] = sum(later) / len(later)
             continue
         share = float(column.rstrip(" %")) / 100
-        hit = [acc for fraction, acc in curve.values() if abs(fraction - share) < 0.005]
+        hit = [acc for fraction, acc in curve.values() if abs(fraction - share) < NEAR]
         if hit:
             out[one.repeat] = hit[0]
     return out
 
 
 def orderings(spec: ActiveTable, runs: Sequence[RunFolder]) -> list[str]:
-    """A line for each claimed ordering and column."""
+    """A line for each claimed ordering and column, but for those that say nothing of their own.
+
+    Methods are the same at the share they all start from, and after one round the mean is that of the round.
+    """
     method = {row.label: row.method for row in spec.rows}
+    starts = [float(one.rounds[0]["fraction"]) for one in runs if one.rounds]
+    *told, mean = [
+        name
+        for name, share in zip(columns(spec), (*spec.shares, None), strict=True)
+        if share is None or all(abs(share - start) >= NEAR for start in starts)
+    ]
+    told += [mean] if not told or any(len(one.rounds) > 2 for one in runs) else []
     out = []
     for claim in spec.claims:
-        for column in columns(spec):
+        for column in told:
             a, b = (points(spec, runs, method[label], column) for label in (claim.better, claim.worse))
             difference = paired(a, b)
             said = "no data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from active_world import world
@@ -56,6 +57,16 @@ def test_cells_are_means_over_repeats_at_the_labelled_share(finished):
     assert found["E", "mean", "1"] == pytest.approx((at[12] + at[18] + at[24]) / 3, abs=1e-4)
     text = path.read_text()
     assert "E > R (25 %)" in text and "2 repeats" in text and "| 1.50 |" in text
+
+
+def test_nothing_is_said_of_the_share_all_start_from_nor_twice_of_one_round(finished):
+    spec = dataclasses.replace(SPEC, shares=(0.125, 0.25))
+    lines = fill(spec, plan(finished), report_only=True).read_text().splitlines()
+    assert [x.split(":")[0] for x in lines if x.startswith("- E > R")] == ["- E > R (25 %)", "- E > R (mean)"]
+    one_round = [SimpleNamespace(rounds=run.rounds[:2], method=run.method, repeat=run.repeat, position=run.position)
+                 for run in active.runs_in(active.folder(plan(finished)))]  # fmt: skip
+    assert [x.split(":")[0] for x in active.orderings(spec, one_round)] == ["E > R (25 %)"]
+    assert [x.split(":")[0] for x in active.orderings(spec, [])] == ["E > R (12.5 %)", "E > R (25 %)"]
 
 
 def test_one_repeat_shows_nothing(finished):

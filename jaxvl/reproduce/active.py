@@ -262,9 +262,11 @@ def fill_times(spec: TimesTable, workdir: Path) -> Path:
     )
     how = f"no {source}: write it with `python bench/pool_scoring.py --strategies --out {source}`"
     if found is not None:
+        on = found.get("machine", {})
+        device = f"{on['platform']}, {on['threads']} threads of {on['cpu']}" if on else "unknown device"
         how = (
             f"ours: {found['selected']} of {found['pool']} images, scale `{found['scale']}`, {found['repetitions']} "
-            f"repetitions after {found['warmup']} warm-up; {found.get('device', 'unknown device')}, commit "
+            f"repetitions after {found['warmup']} warm-up; {device}, commit "
             f"{found.get('commit', 'unknown')}"
         )
     parts = [

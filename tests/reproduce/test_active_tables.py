@@ -89,11 +89,13 @@ def test_times_are_read_from_the_benchs_file_and_missing_ones_are_dashes(tmp_pat
         strategy="ccrl", mean=1.5, median=1.4, min=1.0, max=2.0, selected_per_second=20.0, fit_seconds=3.0
     )
     content = dict(
-        schema="jaxvl.selection_times/1", pool=1500, selected=30, scale="small", repetitions=10, warmup=1
-    )
+        schema="jaxvl.selection_times/1", pool=1500, selected=30, scale="small", repetitions=10, warmup=1,
+        machine=dict(platform="cpu", threads=2, cpu="An Abacus"),
+    )  # fmt: skip
     (tmp_path / "selection_times.json").write_text(json.dumps({**content, "rows": [row]}))
     text = fill_times(ccrl.TABLE_2, tmp_path).read_text()
     assert "| CCRL | 1.500 | 1.400 | 1.000 | 2.000 | 20.0 | 3.0 | 70.79 | 33.90 |" in text
+    assert "cpu, 2 threads of An Abacus" in text
     (tmp_path / "selection_times.json").write_text("{}")
     with pytest.raises(ConfigError, match="no file of selection times"):
         fill_times(ccrl.TABLE_2, tmp_path)

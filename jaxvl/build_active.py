@@ -380,13 +380,13 @@ def data_key(
         + f"-{config.active.variant}"
         + ("-test" if protocol_of(config.active) == "test" else ""),
         "regions": str(provider.digest),
-        "kinds": _digest_kinds([*records, *held]),
+        "annotations": _digest_annotations([*records, *held]),
         "asked": ("" if config.active.proposer == "bank_random" else f"{config.active.proposer}/")
         + str(config.active.asked),
     }
 
 
-def _digest_kinds(records: Sequence[Mapping[str, Any]]) -> str:
+def _digest_annotations(records: Sequence[Mapping[str, Any]]) -> str:
     """Of what training and scores read of annotations beside the answers."""
     rows = [[r.get(k) for k in ("question_id", "answer_type", "multiple_choice_answer")] for r in records]
     return hashlib.sha256(json.dumps(rows, default=list).encode()).hexdigest()[:16]

@@ -146,7 +146,7 @@ class Prober:
         path, key = path_of(self.root, row, seed), self.key(row, seed)
         if path.exists():
             found = read_json(path)
-            if found.get("key") not in (key, self.key(row, seed, older=True)):
+            if found.get("key") not in (key, self.key(row, seed, data=self.world.earlier_key)):
                 raise ConfigError(
                     f"{path} is of other options, data or files: delete it, or take another folder"
                 )
@@ -170,13 +170,12 @@ class Prober:
         write_json(path, out)
         return out
 
-    def key(self, row: str, seed: int, *, older: bool = False) -> str:
-        """A hash of what a result depends on; with `older` the one before answer types were part of it."""
+    def key(self, row: str, seed: int, *, data: Mapping[str, Any] | None = None) -> str:
+        """A hash of what a result depends on; `data` says which data that is (default: the world's)."""
         sides, world = ROWS[row], self.world
-        data = {k: v for k, v in world.data_key.items() if k != "kinds" or not older}
         facts: dict[str, Any] = {
             "row": row, "seed": seed_of(world.seed, seed, "probe"), "options": repr(self.options),
-            "data": data, "words": world.words.digest, "answers": world.answers_key,
+            "data": data or world.data_key, "words": world.words.digest, "answers": world.answers_key,
         }  # fmt: skip
         if sides.image == MATCHER:
             facts["matcher"] = world.fitter.stages[MATCHER].section

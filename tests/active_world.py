@@ -108,7 +108,8 @@ def world(
         counts=targets(len(oracle.ids), init=0.125, step=0.125, budget=budget),
         val=RegionQuestions(provider, held, words, answers, kinds=KINDS),
         fitter=FakeFitter(folder / "models", len(answers)),
-        strategies={"random": Random(), "entropy": Entropy()}, data_key={"pool": "p", "val": "v", "regions": "r"},
+        strategies={"random": Random(), "entropy": Entropy()},
+        data_key={"pool": "p", "val": "v", "regions": "r", "annotations": "a"},
         options=Options(asked=4, **options), picture=provider.picture, **kwargs,
     )  # fmt: skip
 

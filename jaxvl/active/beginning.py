@@ -54,11 +54,9 @@ def protocol_of(world: World, repeat: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "pool": digest_of(world.oracle.ids), "counts": world.counts, "variant": options.variant,
         "proposer": proposer, "answers": world.answers_key, "seed": world.seed,
-        "init_of": 0 if options.shared_init else repeat, "kinds": list(KINDS),
-        "data": {k: v for k, v in world.data_key.items() if k != "kinds"},
+        "init_of": 0 if options.shared_init else repeat, "data": world.earlier_key, "kinds": list(KINDS),
+        "annotations": world.data_key["annotations"],
     }  # fmt: skip
-    if "kinds" in world.data_key:
-        found["annotations"] = world.data_key["kinds"]
     section = getattr(world.fitter.stages.get(TASK), "section", None)
     found["task_model"] = digest([json.dumps(section, sort_keys=True, default=str)])
     found["bank"] = dict(options.bank)

@@ -42,11 +42,13 @@ def train(
     folder = workdir / FULL / f"r{repeat}"
     protocol = {k: v for k, v in protocol_of(world, repeat).items() if k in SAME}
     seed = seed_of(world.seed, repeat, FULL, TASK)
-    data = {"labelled": digest_of(world.oracle.ids), **world.data_key, "recorded": EPOCHS}
+    data, earlier = (
+        {"labelled": digest_of(world.oracle.ids), **key, "recorded": EPOCHS}
+        for key in (world.data_key, world.earlier_key)
+    )
     if (folder / RESULT).exists():
         kept = read_json(folder / RESULT)
-        older = {k: v for k, v in data.items() if k != "kinds"}  # its key before annotations were part of it
-        keys = [world.fitter.key(TASK, seed=seed, data=d) for d in (data, older)]
+        keys = [world.fitter.key(TASK, seed=seed, data=d) for d in (data, earlier)]
         if kept["protocol"] == protocol and kept["model"] in keys:
             say(f"model of the whole pool, repeat {repeat}: kept, accuracy {kept['acc']['overall']:.2f}")
             return kept

@@ -37,7 +37,7 @@ def assess(world: World, predict: Predict, *, key: str, folder: Path) -> tuple[s
     test = world.options.protocol == "test"
     name = evalai.RESULTS if test else "evaluation.npz"
     model = world.fitter.folder / f"{TASK}-{key}"
-    which = "-".join(world.data_key[k] for k in ("val", "kinds") if k in world.data_key)
+    which = f"{world.data_key['val']}-{world.data_key['annotations']}"
     kept = model / f"evaluation-{which}{Path(name).suffix}"
     with exclusive(model):
         if not kept.exists():

@@ -33,6 +33,7 @@ from jaxvl.data.region_source import features_digest
 from jaxvl.vqa_normalise import normalise
 
 RECEIVED = "RECEIVED"  # an event between EXPORTED and IMPORTED
+UNREAD = ("image", "seconds", "annotators")  # fields of a record that no model reads
 
 
 class Taken(NamedTuple):
@@ -168,20 +169,18 @@ def receive(
             f"{file.stem!r} gave other answers without an annotator, whose place these would take. Is it another "
             "person's file? Give it another name, or name the annotators. Is it a correction? Import it with --replace"
         )
+    path = _kept(run, round, found.sha)
     if not whole:
         content = {
             "records": [plain_record(r) for r in found.records], "skipped": list(found.skipped),
             "bad_images": list(found.bad_images), "gold": [plain_record(r) for r in found.gold],
         }  # fmt: skip
-        write_json(_kept(run, round, found.sha), content)
+        write_json(path, content)
     if not whole or (replace and list(known)[-1] != found.sha):
-        path = _kept(run, round, found.sha)
         count = {run.unit.many: len({r[run.unit.key] for r in found.records})}
         files = {f"received/{path.name}": sha256(path)}
         ledger.append(RECEIVED, round=round, sha=found.sha, files=files, **count)
-    if all(
-        _intact(run, round, e) for e in _imports(run, round)
-    ):  # else the others are to be imported again first
+    if all(_intact(run, round, e) for e in _imports(run, round)):  # others may have to come in again first
         write_json(run.folder(round) / QUALITY, quality(run, round, state(run, round).records))
     return found
 
@@ -193,10 +192,8 @@ def _replaced(run: RunFolder, round: int, source: str, found: Imported) -> list[
         out: dict[tuple[int, str], Counter[str]] = {}
         for row in rows:
             names = row.get("annotators") or ()
-            mine = (
-                [] if source in names else [i for i, n in enumerate(names) if str(n).startswith(f"{source}#")]
-            )
-            if mine:
+            mine = [i for i, name in enumerate(names) if str(name).startswith(f"{source}#")]
+            if mine and source not in names:  # else they are second answers of a person of that name
                 key = int(row[run.unit.key]), question_key(row["question"])
                 out[key] = Counter(normalise(row["answers"][i]) for i in mine)
         return out
@@ -293,16 +290,8 @@ def quality(run: RunFolder, round: int, records: Sequence[Mapping[str, Any]]) ->
 
 def labels_key(records: Sequence[Mapping[str, Any]]) -> str:
     """A hash of what people answered, so that a model of other labels of the same items is another model."""
-    told = (
-        "image_id",
-        "question",
-        "question_id",
-        "answers",
-        "answer_type",
-        "multiple_choice_answer",
-        "confidences",
-    )
-    rows = sorted(json.dumps({k: r.get(k) for k in told}, sort_keys=True) for r in map(plain_record, records))
+    plain = ({k: v for k, v in plain_record(r).items() if k not in UNREAD} for r in records)
+    rows = sorted(json.dumps(row, sort_keys=True) for row in plain)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 

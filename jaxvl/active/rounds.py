@@ -49,7 +49,7 @@ from jaxvl.active.selecting import (
 )
 from jaxvl.active.strategies.base import Strategy
 from jaxvl.active.world import SAMPLER, TASK, World
-from jaxvl.atomic import sha256, write_file, write_json, write_jsonl
+from jaxvl.atomic import TEMPORARY, sha256, write_file, write_json, write_jsonl
 from jaxvl.data.region_source import RegionImages, RegionQuestions
 from jaxvl.types import PyTree, Rows, Source
 
@@ -94,6 +94,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self.ledger.open()
+        for left in self.folder.path.rglob(f"*{TEMPORARY}"):  # of a process that was killed
+            left.unlink()
         return self
 
     def __exit__(self, *error: object) -> None:

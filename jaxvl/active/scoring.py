@@ -387,11 +387,7 @@ class PoolScorer:
         """`f`, `p_max` f32 and `answer` i32 of each pair; without an answer model NaN and -1 for the latter two."""
         if models["answer"] is None:
             ones = np.ones(len(image), np.float32)
-            return {
-                "f": ones,
-                "p_max": np.full_like(ones, np.nan),
-                "answer": np.full(len(image), -1, np.int32),
-            }
+            return {"f": ones, "p_max": ones * np.nan, "answer": np.full(len(image), -1, np.int32)}
         out = self._chunks(self._answering(models, bank, request, encoded), image, pattern)
         if request.uncertainty == "one":
             out["f"] = np.ones_like(out["f"])

@@ -95,7 +95,8 @@ class World:
       fitter: trains the stages.
       strategies: by the name that a run has as its method.
       engines: predictors over several models, by full name.
-      data_key: JSON that says which data all of this is; "val" of it the evaluation questions.
+      data_key: JSON that says which data all of this is; "val" of it the evaluation questions, "annotations" what
+        models and scores read beside questions and answers.
       simulated: whether the oracle answers at once, from annotations; else people do, through files.
       approximate: method -> in which ways its selections are approximate.
       picture: RGB array of an image id, if there are pictures.
@@ -126,6 +127,11 @@ class World:
     def unit(self) -> Unit:
         """What an item is."""
         return self.oracle.unit
+
+    @property
+    def earlier_key(self) -> dict[str, Any]:
+        """`data_key` as it was before annotations were part of it: what older workdirs know their results by."""
+        return {k: v for k, v in self.data_key.items() if k != "annotations"}
 
     @property
     def answers_key(self) -> str:

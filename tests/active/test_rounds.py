@@ -98,6 +98,14 @@ def test_stopped_after_any_phase_and_resumed_the_same_images_are_selected(tmp_pa
     assert selections(tmp_path) == selections(whole)
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    run(tmp_path, until="SCORED")
+    left = tmp_path / "entropy" / "r0" / "round_000" / "scores.npz.1f2e.tmp"
+    left.write_bytes(b"half")
+    run(tmp_path, until="SELECTED")
+    assert not left.exists()
+
+
 def test_a_torn_event_is_made_up_for(tmp_path, whole):
     run(tmp_path, until="SCORED")
     path = tmp_path / "entropy" / "r0" / EVENTS

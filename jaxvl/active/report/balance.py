@@ -134,10 +134,10 @@ def representative(count: np.ndarray) -> np.ndarray:
 def judged(score: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Positions of the images by which scores `[N]` (NaN where pruning left them out) stand for the pool's."""
     known, some = np.isfinite(score), representative(count)
-    complete = (
-        known.all() or not known[some].all()
-    )  # of an older run: what there is, images with many matches
-    return np.flatnonzero(known) if complete else some
+    pruned = (
+        not known.all() and known[some].all()
+    )  # older runs did not score the sample: then all that there are
+    return some if pruned else np.flatnonzero(known)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -103,7 +103,8 @@ def shuffles(held: Any, rng: np.random.Generator) -> list[Passed]:
     found = [source for _ in range(SHUFFLES) if (source := shuffled(held, rng)) is not None]
     if not found:
         raise ValueError(
-            "no held-out question can be passed on to an image of which it was not asked: label more images"
+            "no held-out question can be passed on to an image of which it was not asked, so matching cannot be "
+            "judged: label more images, with questions that are about what each shows (al.py rollback takes a round back)"
         )
     return found
 

@@ -112,6 +112,13 @@ def test_a_shuffle_passes_on_questions_to_images_of_which_they_were_not_asked():
         got[len(got)]
 
 
+def test_where_every_question_was_asked_of_every_image_the_way_out_is_named():
+    source = held()
+    alike = source.subset(np.flatnonzero(source.image_ids == source.image_ids[0]))
+    with pytest.raises(ValueError, match="label more images, with questions that are about what each shows"):
+        matching.shuffles(alike, np.random.default_rng(0))
+
+
 def test_a_critic_that_knows_the_pairs_is_perfect_and_four_fixed_shuffles_are_asked():
     source, calls = held(), []
     pairs = asked(source)

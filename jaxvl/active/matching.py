@@ -104,7 +104,8 @@ def shuffles(held: Any, rng: np.random.Generator) -> list[Passed]:
     if not found:
         raise ValueError(
             "no held-out question can be passed on to an image of which it was not asked, so matching cannot be "
-            "judged: label more images, with questions that are about what each shows (al.py rollback takes a round back)"
+            "judged: label more images, with questions that are about what each shows (al.py rollback takes a round "
+            "back)"
         )
     return found
 
